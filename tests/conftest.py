@@ -18,15 +18,30 @@ GOLDEN = Path(__file__).parent / "golden"
 def blip_config(vision_layers=2, text_layers=2, vision_width=32, text_width=32) -> BlipConfig:
     """A BLIP of toy size: 32 px in patches of 8 (17 tokens with CLS), 50 words, texts of up to 16 tokens."""
     # transformers' defaults would not do: vision weights of 1e-10, a LayerNorm eps that BLIP was not trained with.
-    vision = dict(
-        hidden_size=vision_width, intermediate_size=64, num_hidden_layers=vision_layers, num_attention_heads=4,
-        image_size=32, patch_size=8, layer_norm_eps=1e-6, initializer_range=0.02,
-    )  # fmt: skip
-    text = dict(
-        hidden_size=text_width, encoder_hidden_size=vision_width, intermediate_size=64, num_hidden_layers=text_layers,
-        num_attention_heads=4, vocab_size=50, max_position_embeddings=16, initializer_range=0.02,
-        bos_token_id=48, sep_token_id=3, eos_token_id=3, pad_token_id=0,
-    )  # fmt: skip
+    vision = {
+        "hidden_size": vision_width,
+        "intermediate_size": 64,
+        "num_hidden_layers": vision_layers,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+        "layer_norm_eps": 1e-6,
+        "initializer_range": 0.02,
+    }
+    text = {
+        "hidden_size": text_width,
+        "encoder_hidden_size": vision_width,
+        "intermediate_size": 64,
+        "num_hidden_layers": text_layers,
+        "num_attention_heads": 4,
+        "vocab_size": 50,
+        "max_position_embeddings": 16,
+        "initializer_range": 0.02,
+        "bos_token_id": 48,
+        "sep_token_id": 3,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
     return BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=16)
 
 
@@ -52,11 +67,11 @@ def batch():
     """Two images with a text each, the second text padded: the keyword arguments of BLIP's forward."""
     generator = torch.Generator().manual_seed(1)
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
-    return dict(
-        pixel_values=torch.randn(2, 3, 32, 32, generator=generator),
-        input_ids=torch.randint(4, 48, (2, 7), generator=generator) * mask,
-        attention_mask=mask,
-    )
+    return {
+        "pixel_values": torch.randn(2, 3, 32, 32, generator=generator),
+        "input_ids": torch.randint(4, 48, (2, 7), generator=generator) * mask,
+        "attention_mask": mask,
+    }
 
 
 @pytest.fixture(scope="session")
