@@ -95,11 +95,10 @@ class UniAdapterConfig:
             if not isinstance(getattr(self, name), bool):
                 _reject(name, getattr(self, name), "True or False", "Give one of the two.")
 
-        given = self.modalities
-        if not isinstance(given, (tuple, list, set, frozenset)) or not given or not set(given) <= set(MODALITIES):
-            _reject(
-                "modalities", given, f"some of {', '.join(MODALITIES)}", 'For example modalities=("vision", "text").'
-            )
+        given, known = self.modalities, f"some of {', '.join(MODALITIES)}"
+        is_group = isinstance(given, (tuple, list, set, frozenset))
+        if not is_group or not given or not all(name in MODALITIES for name in given):
+            _reject("modalities", given, known, 'For example modalities=("vision", "text").')
         # Kept in one order, so that two configs that mean the same are equal.
         object.__setattr__(self, "modalities", tuple(name for name in MODALITIES if name in given))
 
