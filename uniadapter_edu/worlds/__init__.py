@@ -1,0 +1,1 @@
+"""Where pictures and words come from: the embedded emoji world, and (through `datasets`) real benchmarks."""
