@@ -3,8 +3,6 @@
 Nothing here knows of BLIP: these are the modules, `insertion` says where they sit.
 """
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn.functional import relu
@@ -119,7 +117,7 @@ class Heads(nn.Module):
         super().__init__()
         if trained:
             for name, linear in linears.items():
-                self.add_module(name, copy.deepcopy(linear).requires_grad_(True))
+                self.add_module(name, _copy(linear))
         if {"vision_proj", "text_proj"} <= linears.keys():
             self.temperature = nn.Parameter(torch.tensor(TEMPERATURE), requires_grad=trained)
 
@@ -166,6 +164,13 @@ def _key_value_updates(hidden_size: int, config: UniAdapterConfig) -> nn.ModuleD
     return nn.ModuleDict(
         {name: LowRankUpdate(hidden_size, config.kv_bottleneck, identity) for name in ("key", "value")}
     )
+
+
+def _copy(linear: nn.Linear) -> nn.Linear:
+    """The same weights in a module of its own. Not `deepcopy`, which would take the original's hooks along."""
+    copy = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, linear.weight.device)
+    copy.to(linear.weight.dtype).load_state_dict(linear.state_dict())
+    return copy
 
 
 def _linears(names: tuple[str, ...], fan_in: int, fan_out: int) -> nn.ModuleDict:
