@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from datasets import Dataset, Features, Image, List, Value, load_dataset
 from PIL import Image as PILImage
 
-from uniadapter_edu.backbones import data_path
+from uniadapter_edu._files import data_path
 from uniadapter_edu.errors import UniAdapterError
 
 CANVAS = 96  # pixels; 96 px in patches of 16 gives 36 image tokens

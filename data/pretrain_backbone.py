@@ -1,0 +1,290 @@
+"""Pre-train the embedded backbone: a tiny BLIP on the emoji world's source styles, with BLIP's three losses.
+
+    python data/pretrain_backbone.py --steps 4000          # resumes by itself where it was interrupted (Ctrl-C is fine)
+    python data/pretrain_backbone.py --export              # writes data/backbone/ from the last state
+
+What it takes care of, each learned the hard way:
+  - the vision encoder's `initializer_range` is 1e-10 by default in transformers, from which nothing trains: 0.02 here;
+  - single objects come first, two-object scenes fade in; otherwise the contrastive loss sits at chance for long;
+  - negatives of the matching loss are random at first and harden gradually; hard from the start, it never leaves chance;
+  - a quarter of the scenes are `twin`s (same objects, other relation, number, size or colour), for these are the pairs that
+    a bag of words cannot tell apart;
+  - the language-modelling decoder shares all but its self-attention with the text encoder, as BLIP's does.
+Batches are a function of the step number alone, so a resumed run sees what an uninterrupted one would have seen.
+"""
+import argparse
+import json
+import math
+import random
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageEnhance
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipProcessor
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
+
+from uniadapter_edu.worlds import emoji
+
+HERE = Path(__file__).parent
+STATE, BACKBONE = HERE / ".pretraining", HERE / "backbone"
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, as BLIP uses
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
+HIDDEN, VISION_LAYERS, TEXT_LAYERS, HEADS, PROJECTION, LENGTH = 192, 4, 3, 6, 128, 40
+
+# --------------------------------------------------------------------------- tokenizer and model
+
+
+def vocabulary() -> dict[str, int]:
+    """Whole words of both wordings, of every concept's name and keywords, then letters, so that any text can be spelt.
+
+    Words of the target world get an entry here but no training: their embeddings stay as random as they began.
+    """
+    texts = [template for wording, _ in emoji.WORDINGS.values() for kind in wording.values() for template in kind]
+    texts = [re.sub(r"{\w+}", " ", text) for text in texts] + list(emoji.NEW_WORDS.values())
+    texts += [*emoji.COLOURS, *emoji.SIZES, *emoji.COUNTS.values(), *emoji.concepts()]
+    texts += [word for row in emoji.sprite_table("twemoji")["keywords"] for word in row]
+    texts += ["what which how many is are the where colour number object yes no"]  # questions of the answering task
+    words = sorted({word for text in texts for word in re.findall(r"[a-z]+|[0-9]", text.lower())})
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789")
+    marks = list(".,;:!?'-&()/")
+    tokens = dict.fromkeys(SPECIAL + marks + letters + ["##" + c for c in letters] + words)
+    return {token: i for i, token in enumerate(tokens)}
+
+
+def build_processor() -> BlipProcessor:
+    tokenizer = BertTokenizer(vocab=vocabulary(), do_lower_case=True, model_max_length=LENGTH)
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    images = BlipImageProcessorPil(size={"height": emoji.CANVAS, "width": emoji.CANVAS}, image_mean=MEAN, image_std=STD)
+    return BlipProcessor(images, tokenizer)
+
+
+def build_config(tokenizer) -> BlipConfig:
+    token = tokenizer.convert_tokens_to_ids
+    shared = {"hidden_size": HIDDEN, "intermediate_size": 4 * HIDDEN, "num_attention_heads": HEADS, "initializer_range": 0.02}
+    vision = shared | {"num_hidden_layers": VISION_LAYERS, "image_size": emoji.CANVAS, "patch_size": 16, "layer_norm_eps": 1e-6}
+    text = shared | {"num_hidden_layers": TEXT_LAYERS, "encoder_hidden_size": HIDDEN, "vocab_size": len(tokenizer),
+                     "max_position_embeddings": 64, "pad_token_id": token("[PAD]"), "bos_token_id": token("[DEC]"),
+                     "eos_token_id": token("[SEP]"), "sep_token_id": token("[SEP]")}  # fmt: skip
+    return BlipConfig(vision_config=vision, text_config=text, projection_dim=PROJECTION, image_text_hidden_size=PROJECTION)
+
+
+class Pretrained(torch.nn.Module):
+    """transformers' retrieval BLIP, and a decoder that shares all but its self-attention with the text encoder."""
+
+    def __init__(self, config: BlipConfig):
+        super().__init__()
+        self.blip = BlipForImageTextRetrieval(config)
+        self.decoder = BlipTextLMHeadModel(config.text_config)
+        self.decoder.bert.embeddings = self.blip.text_encoder.embeddings
+        for own, shared in zip(self.decoder.bert.encoder.layer, self.blip.text_encoder.encoder.layer):
+            own.crossattention, own.intermediate, own.output = shared.crossattention, shared.intermediate, shared.output
+        self.decoder.cls.predictions.decoder.weight = self.blip.text_encoder.embeddings.word_embeddings.weight
+        self.log_temperature = torch.nn.Parameter(torch.tensor(math.log(0.07)))
+
+
+# --------------------------------------------------------------------------- batches
+
+
+def distort(sprite: Image.Image, draw: random.Random) -> Image.Image:
+    """Mild augmentation of one drawing: mirrored, turned, paler or gaudier. Never of the scene, whose left is left."""
+    if draw.random() < 0.5:
+        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if draw.random() < 0.5:
+        sprite = sprite.rotate(draw.uniform(-15, 15), Image.Resampling.BILINEAR, expand=False)
+    if draw.random() < 0.5:
+        alpha = sprite.getchannel("A")
+        sprite = ImageEnhance.Color(sprite).enhance(draw.uniform(0.0, 1.5))
+        sprite.putalpha(alpha)
+    return sprite
+
+
+def ramp(step: int, start: int, end: int) -> float:
+    return min(1.0, max(0.0, (step - start) / (end - start)))
+
+
+def make_batch(step: int, size: int, tokenizer) -> dict:
+    """Scenes of the train split, each drawn in a random source style and told in a random caption."""
+    draw, names, scenes = random.Random(f"pretrain/{step}"), emoji.known_concepts(), []
+    pairs, counts = 0.5 * ramp(step, 300, 1500), 0.15 * ramp(step, 0, 600)
+    while len(scenes) < size:
+        twin = scenes and draw.random() < 0.25
+        scene = emoji.twin(draw, scenes[-1][0]) if twin else emoji.sample_scene(draw, names, pairs, counts)
+        styles = [s for s in emoji.SOURCE_STYLES if all(c in emoji.sprites(s) for c in scene.concepts)]
+        if scene.split == "train" and styles and scene.key not in {s.key for s, _ in scenes[-4:]}:
+            scenes.append((scene, draw.choice(styles)))
+    pictures = np.stack([np.asarray(emoji.render(scene, style, seed=step, distort=distort)) for scene, style in scenes])
+    texts = tokenizer([draw.choice(emoji.captions(scene)) for scene, _ in scenes], padding=True, truncation=True,
+                      max_length=LENGTH, return_tensors="pt")  # fmt: skip
+    return {"pixels": normalise(pictures), "input_ids": texts.input_ids, "attention_mask": texts.attention_mask,
+            "keys": [scene.key for scene, _ in scenes]}  # fmt: skip
+
+
+class Batches(torch.utils.data.Dataset):
+    """Batch `step` of the endless stream, for a DataLoader that draws the next one while this one trains."""
+
+    def __init__(self, steps: int, size: int, tokenizer):
+        self.steps, self.size, self.tokenizer = steps, size, tokenizer
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> dict:
+        return make_batch(step, self.size, self.tokenizer)
+
+
+def normalise(pictures: np.ndarray) -> torch.Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float, as the image processor does it."""
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    return ((pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).contiguous()
+
+
+# --------------------------------------------------------------------------- the three losses
+
+
+def by_length(mask: torch.Tensor, parts: int = 3):
+    """Rows in order of length, in `parts` groups, each with its own longest length: less padding to compute on."""
+    for rows in mask.sum(1).argsort().chunk(parts):
+        yield rows, int(mask[rows].sum(1).max())
+
+
+def encode_cls(encoder, ids: torch.Tensor, mask: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
+    """(P, T) -> (P, D): the text encoder's first token, with cross-attention to `images` (P, N, D) if given."""
+    outputs, order = [], []
+    for rows, T in by_length(mask):
+        states = None if images is None else images[rows]
+        outputs.append(encoder(ids[rows, :T], mask[rows, :T], encoder_hidden_states=states).last_hidden_state[:, 0])
+        order.append(rows)
+    return torch.cat(outputs)[torch.cat(order).argsort()]
+
+
+def captioning_loss(model: Pretrained, ids: torch.Tensor, mask: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of each next token, given the picture and the tokens before it."""
+    prompt, total = ids.clone(), 0.0
+    prompt[:, 0] = model.blip.config.text_config.bos_token_id
+    for rows, T in by_length(mask):
+        labels = prompt[rows, :T].masked_fill(mask[rows, :T] == 0, -100)
+        loss = model.decoder(prompt[rows, :T], mask[rows, :T], encoder_hidden_states=images[rows], labels=labels).loss
+        total = total + loss * (labels[:, 1:] != -100).sum()
+    return total / mask[:, 1:].sum()
+
+
+def losses(model: Pretrained, batch: dict, hardness: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Contrastive (ITC), matching (ITM) and language-modelling (LM) loss; BLIP, section 3.2.
+
+    ITC sees the whole batch; a random half goes to ITM and the other half to LM, which costs a third less and hurts little.
+    """
+    blip, ids, mask, B = model.blip, batch["input_ids"], batch["attention_mask"], len(batch["keys"])
+    tokens = blip.vision_model(batch["pixels"]).last_hidden_state  # (B, N, D)
+    image = F.normalize(blip.vision_proj(tokens[:, 0]), dim=-1)
+    text = F.normalize(blip.text_proj(encode_cls(blip.text_encoder, ids, mask)), dim=-1)
+    similarity = image @ text.T / model.log_temperature.exp()  # (B, B)
+    same = torch.tensor([[a == b for b in batch["keys"]] for a in batch["keys"]])
+    target = same.float() / same.sum(1, keepdim=True)
+    itc = (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+
+    # Matching: each picture of the half with its caption, with a wrong caption, and its caption with a wrong picture.
+    order = torch.randperm(B, generator=generator)
+    own, rest = order[: B // 2], order[B // 2 :]
+    with torch.no_grad():
+        score = (similarity * hardness).masked_fill(same, -torch.inf)
+    wrong_text = torch.multinomial(score.softmax(1)[own], 1, generator=generator)[:, 0]
+    wrong_image = torch.multinomial(score.T.softmax(1)[own], 1, generator=generator)[:, 0]
+    images, texts = torch.cat([own, own, wrong_image]), torch.cat([own, wrong_text, own])
+    logits = blip.itm_head(encode_cls(blip.text_encoder, ids[texts], mask[texts], tokens[images]))
+    labels = (torch.arange(len(images)) < len(own)).long()
+    itm = F.cross_entropy(logits, labels)
+
+    lm = captioning_loss(model, ids[rest], mask[rest], tokens[rest])
+    return {"loss": itc + itm + lm, "itc": itc, "itm": itm, "lm": lm,
+            "itc_accuracy": (similarity.argmax(1) == torch.arange(B)).float().mean(),
+            "itm_accuracy": (logits.argmax(1) == labels).float().mean()}  # fmt: skip
+
+
+# --------------------------------------------------------------------------- the loop, interruptible
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Warm-up, constant, then a cosine down over the last half, so that the number of steps can still be changed midway."""
+    return peak * min(ramp(step + 1, 0, 200), 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * ramp(step, steps // 2, steps))))
+
+
+def save_state(model: Pretrained, optimizer: torch.optim.Optimizer, step: int, log: list) -> None:
+    """Model, optimizer and log in one safetensors file, renamed into place when whole. No pickle."""
+    STATE.mkdir(exist_ok=True)
+    tensors = {f"model.{name}": p.detach().contiguous() for name, p in model.named_parameters()}
+    for i, p in enumerate(model.parameters()):
+        tensors |= {f"optimizer.{i}.{key}": value for key, value in optimizer.state[p].items()}
+    save_file(tensors, STATE / "state.partial", metadata={"step": str(step), "log": json.dumps(log)})
+    (STATE / "state.partial").replace(STATE / "state.safetensors")
+
+
+def load_state(model: Pretrained, optimizer: torch.optim.Optimizer) -> tuple[int, list]:
+    path = STATE / "state.safetensors"
+    if not path.exists():
+        return 0, []
+    from safetensors import safe_open
+
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(tensors[f"model.{name}"])
+    for i, p in enumerate(model.parameters()):
+        optimizer.state[p] = {key: tensors[f"optimizer.{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+    return int(metadata["step"]), json.loads(metadata["log"])
+
+
+def build(seed: int = 0) -> tuple[Pretrained, torch.optim.Optimizer, BlipProcessor]:
+    torch.manual_seed(seed)
+    processor = build_processor()
+    model = Pretrained(build_config(processor.tokenizer)).train()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    return model, torch.optim.AdamW(groups, betas=(0.9, 0.98)), processor
+
+
+def pretrain(steps: int, batch_size: int, peak: float) -> None:
+    model, optimizer, processor = build()
+    step, log = load_state(model, optimizer)
+    loader = torch.utils.data.DataLoader(Batches(steps, batch_size, processor.tokenizer), batch_size=None,
+                                         sampler=range(step, steps), num_workers=1)  # fmt: skip
+    bar = tqdm(zip(range(step, steps), loader), initial=step, total=steps, mininterval=10)
+    start = time.time()
+    for step, batch in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak)
+        hardness = ramp(step, 600, 1800)  # 0: random negatives; 1: drawn by contrastive similarity
+        parts = losses(model, batch, hardness, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 0:
+            row = {key: round(value.item(), 4) for key, value in parts.items()}
+            log.append({"step": step, **row, "seconds": round(time.time() - start, 1)})
+            start = time.time()
+            bar.set_postfix({key: row[key] for key in ("itc", "itm", "lm", "itc_accuracy", "itm_accuracy")})
+        if (step + 1) % 200 == 0 or step + 1 == steps:
+            save_state(model, optimizer, step + 1, log)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch-size", type=int, default=96)
+    parser.add_argument("--learning-rate", type=float, default=1.2e-3)
+    parser.add_argument("--export", action="store_true", help="write data/backbone/ from the last state and stop")
+    options = parser.parse_args()
+    if options.export:
+        export()
+    else:
+        pretrain(options.steps, options.batch_size, options.learning_rate)
