@@ -27,7 +27,7 @@ def data_path(*parts: str) -> Path:
     root = _data_root()
     path = root.joinpath(*parts)
     if not path.exists():
-        raise UniAdapterError(f"The data file {path.relative_to(root).as_posix()} is missing (looked in {root}).", _CURE)
+        raise UniAdapterError(f"The data file {Path(*parts).as_posix()} is missing (looked in {root}).", _CURE)
     if parts:
         verify_checksums(root, *parts)
     return path
