@@ -14,7 +14,7 @@ LEARNED_SCALE = 0.1  # where scale="learned" starts
 
 
 class UniAdapter(nn.Module):
-    """The adapter of ONE layer index (section 3.2 of the paper): the same module serves vision, text and cross.
+    """The adapter of ONE layer index (Lu et al., arXiv 2302.06605): the same module serves vision, text and cross.
 
     With ``share="down"`` the branches hold one object: ``adapter.down`` is what `vision`, `text` and `cross` all call.
     Each of the three takes hidden states (B, T, D) and returns what is added to the layer's output, (B, T, D).
@@ -78,7 +78,12 @@ class UniAdapter(nn.Module):
         return tuple(name for name in MODALITIES if name in self.branches or (name == "text" and reused))
 
     def _start(self):
-        """Downs, and ups that do not start at zero, keep `nn.Linear`'s uniform(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+        """Where training starts. Weights that are not zeroed keep `nn.Linear`'s uniform(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+
+        The authors zero the biases of the downs, and weight and bias of the text up.
+        """
+        for down in self.down.values() if isinstance(self.down, nn.ModuleDict) else [self.down]:
+            nn.init.zeros_(down.bias)
         identity = self.config.init == "identity"
         for branch, up in self.up.items():
             if identity or branch == "text":
@@ -88,8 +93,8 @@ class UniAdapter(nn.Module):
 class LowRankUpdate(nn.Module):
     """A linear update of low rank with a learnable scale g: what keys, or values, gain from the image tokens.
 
-    Maps e (B, N, D) to (B, N, D). There is no activation between down and up (appendix of the paper, section 2 of the
-    design): that is why it is low-rank adaptation and not a second bottleneck. ``identity`` starts it at zero.
+    Maps e (B, N, D) to (B, N, D). There is no activation between down and up: it is low-rank adaptation, not a second
+    bottleneck. The authors start it at random; ``identity`` starts it at zero.
     """
 
     def __init__(self, hidden_size: int, rank: int, identity: bool = False):

@@ -1,6 +1,6 @@
 """Frame weights and frame-aware keys: parameter-free attention to the frames of a clip that a text is about.
 
-Pure functions of tensors (section 3.3 of the paper). B clips, F frames, n tokens a frame of which the first is its CLS,
+Pure functions of tensors (Lu et al., arXiv 2302.06605). B clips, F frames, n tokens a frame of which the first is its CLS,
 D hidden width, P the width of the contrastive features.
 """
 

@@ -12,7 +12,7 @@ INIT = ("identity", "published")
 
 @dataclass(frozen=True)
 class UniAdapterConfig:
-    """How adapters are built and where they sit (Lu et al., ICLR 2024, arXiv 2302.06605, section 3).
+    """How adapters are built and where they sit (Lu et al., ICLR 2024, arXiv 2302.06605).
 
     ``UniAdapterConfig()`` is :meth:`paper`. Raises `UniAdapterError` naming the field if a value is out of range or
     contradicts another.
