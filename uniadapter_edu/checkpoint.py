@@ -166,17 +166,20 @@ def _read_config(path: Path) -> dict:
             f"{path} has format version {version}, and this package reads up to {FORMAT_VERSION}.",
             "Install a newer uniadapter_edu.",
         )
-    if wrong := sorted(about.keys() ^ _FIELDS):
+    wrong = sorted(about.keys() ^ _FIELDS)
+    wrong += [key for key in ("config", "backbone") if not isinstance(about.get(key, {}), dict)]
+    if wrong:
         raise UniAdapterError(
-            f"{path} has unknown or missing fields: {', '.join(wrong)}; expected {', '.join(sorted(_FIELDS))}.",
-            "Save the adapters again; the file is not meant to be edited.",
+            f"{path} has unknown, missing or unreadable fields: {', '.join(wrong)}.",
+            f"Save the adapters again; a config has {', '.join(sorted(_FIELDS))} and is not meant to be edited.",
         )
     return about
 
 
 def _check_fits(model, about: dict, config: UniAdapterConfig, tensors: dict, name: str) -> None:
     here = named_adapters(model).get(name)
-    wrong = _backbone_mismatches(about["backbone"], _describe(model)) + _key_mismatches(tensors, _blueprint(model, config))
+    wrong = _backbone_mismatches(about["backbone"], _describe(model))
+    wrong += _key_mismatches(tensors, _blueprint(model, config))
     if here is not None and here.config != config:
         theirs, ours = config.to_dict(), here.config.to_dict()
         wrong += [f"{key} is {theirs[key]!r}, inserted is {ours[key]!r}" for key in ours if theirs[key] != ours[key]]
@@ -189,7 +192,8 @@ def _check_fits(model, about: dict, config: UniAdapterConfig, tensors: dict, nam
 
 def _backbone_mismatches(theirs: dict, ours: dict) -> list[str]:
     words = {"class": "class", "hidden_size": "width", "vision_layers": "vision layers", "text_layers": "text layers"}
-    wrong = [f"{word} {theirs.get(key)}, here {ours[key]}" for key, word in words.items() if theirs.get(key) != ours[key]]
+    differ = [key for key in words if theirs.get(key) != ours[key]]
+    wrong = [f"{words[key]} {theirs.get(key)}, here {ours[key]}" for key in differ]
     if theirs.get("fingerprint") != ours["fingerprint"]:
         wrong.append(f"backbone {theirs.get('name')!r} with other weights (the fingerprint) than {ours['name']!r} here")
     return wrong
