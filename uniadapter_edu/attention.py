@@ -32,7 +32,7 @@ def scale_patch_keys(keys: torch.Tensor, multipliers: torch.Tensor) -> torch.Ten
     """
     B, N, D = keys.shape
     F = multipliers.shape[1]
-    m = multipliers.to(keys.dtype)[:, :, None, None]  # (B, F, 1, 1)
+    m = multipliers.to(keys)[:, :, None, None]  # (B, F, 1, 1)
     frames = keys.reshape(B, F, N // F, D)  # (B, F·n, D) -> (B, F, n, D)
     cls, patches = frames[:, :, :1], frames[:, :, 1:]
     return torch.cat([cls, m * patches], dim=2).reshape(B, N, D)  # (B, F, n, D) -> (B, F·n, D)

@@ -324,7 +324,8 @@ class _LayerTap:
         if self.layer(*self.branches) and _is_reentrant(layer):
             raise UniAdapterError(
                 "Activation checkpointing with use_reentrant=True gives adapters wrong gradients.",
-                'Enable it with use_reentrant=False: model.gradient_checkpointing_enable({"use_reentrant": False}).',
+                'Call model.gradient_checkpointing_enable({"use_reentrant": False}), then '
+                "model.disable_input_require_grads().",
             )
 
 
