@@ -1,0 +1,370 @@
+"""Image-text retrieval with BLIP: what it trains on (contrast and match), and how it is scored (in two stages).
+
+Three passes do everything: images alone, texts alone, and texts that look at images. The third is the expensive
+one, and wherever an image meets several texts these are folded into the query axis, so that the image's keys and
+values are projected once.
+
+Data is a ``datasets.Dataset`` (or a list of dicts) with the columns ``image`` (PIL) and ``captions`` (list of str).
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.insertion import folded_texts
+from uniadapter_edu.losses import at_least_float32, contrastive_loss, hard_negatives, matching_loss
+from uniadapter_edu.metrics import RetrievalMetrics
+
+MAX_TOKENS = 35  # what BLIP's retrieval cuts captions to
+TEMPERATURE = 0.07, 0.001, 0.5  # BLIP's start, lower and upper bound
+NOT_A_CANDIDATE = -100.0  # what BLIP's evaluation gives to pairs that were not matched
+CACHE_BYTES = 256 * 2**20  # pixels or tokens beyond this are computed again instead of kept
+TEXTS_PER_PASS = 256  # bounds the memory of matching where an image is a candidate for very many texts
+
+
+# ---- the three passes
+
+
+def encode_images(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) -> tokens (B, N, D), [CLS] first, and contrastive features (B, P) of length 1."""
+    model = _blip(model)
+    tokens = model.vision_model(pixel_values=pixel_values).last_hidden_state  # (B, N, D)
+    return tokens, F.normalize(at_least_float32(model.vision_proj(tokens[:, 0])), dim=-1)
+
+
+def encode_texts(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Texts (B, T), mask 1 where there is a token -> contrastive features (B, P) of length 1."""
+    model = _blip(model)
+    hidden = model.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, D)
+    return F.normalize(at_least_float32(model.text_proj(hidden[:, 0])), dim=-1)
+
+
+def match(model: nn.Module, image_tokens: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Does each of an image's K texts describe it? Logits (B, K, 2): no, yes.
+
+    ``image_tokens`` (B, N, D) from :func:`encode_images`; ``input_ids`` and ``attention_mask`` (B, K, T), the K texts
+    of each image. Equal to K separate passes, but each image's keys and values are projected once. As in transformers'
+    own forward, the first token stays [CLS]; BLIP's published code puts [ENC] there for this pass.
+    """
+    model, (B, K, T) = _blip(model), input_ids.shape
+    with folded_texts(model, K):
+        hidden = model.text_encoder(
+            input_ids=input_ids.reshape(B * K, T),  # image-major: the K texts of image 0 first
+            attention_mask=attention_mask.reshape(B * K, T),
+            encoder_hidden_states=image_tokens,
+        ).last_hidden_state  # (B·K, T, D)
+    return model.itm_head(hidden[:, 0]).view(B, K, 2)
+
+
+# ---- training
+
+
+class RetrievalTask(nn.Module):
+    """Trains a BLIP on contrast + matching: the same data, losses and heads whatever part of the model trains.
+
+    ``model`` is a ``BlipForImageTextRetrieval``: with adapters inserted, wrapped by peft, or plain. ``hardness`` bends
+    the draw of mismatched texts (:func:`~uniadapter_edu.losses.hard_negatives`), ``seed`` the draw of captions.
+    Insert adapters before making the task: then the temperature is the adapters' own, else it is the task's.
+    """
+
+    def __init__(self, model: nn.Module, processor, hardness: float = 1.0, seed: int = 0):
+        super().__init__()
+        self.model, self.processor, self.hardness, self.seed = model, processor, hardness, seed
+        if not hasattr(_blip(model), "uniadapter"):
+            self.own_temperature = nn.Parameter(torch.tensor(TEMPERATURE[0]))
+
+    @property
+    def temperature(self) -> nn.Parameter:
+        """τ of the contrastive loss, a trained scalar kept between 0.001 and 0.5 as in BLIP."""
+        if hasattr(self, "own_temperature"):
+            return self.own_temperature
+        return _blip(self.model).uniadapter.heads.temperature
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What trains, by name: the parameters of the model that require a gradient, and the temperature."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def prepare(self, dataset) -> Sequence[dict]:
+        """``dataset`` itself, or its rows with all pixels resized and held in memory if they take at most 256 MB."""
+        check_dataset(dataset)
+        size = preprocess(self.processor, [dataset[0]["image"]]).numel()
+        return CachedRows(self.processor, dataset) if size * len(dataset) <= CACHE_BYTES else dataset
+
+    def collate(self, examples: Sequence[dict]) -> dict[str, Tensor]:
+        """Rows of a data set -> a batch: ``pixels`` (B, 3, H, W) uint8, ``input_ids`` and ``attention_mask`` (B, T),
+        ``same`` (B, B) bool.
+
+        One caption is drawn per image, by ``seed`` and the row's ``index`` and ``epoch`` (0 where missing). ``same``
+        marks text j as fitting image i where it is one of image i's captions, word for word, or i and j are one row.
+        """
+        rows = [(row.get("index", i), row.get("epoch", 0)) for i, row in enumerate(examples)]
+        texts = [
+            random.Random(f"{self.seed} {index} {epoch}").choice(row["captions"])
+            for row, (index, epoch) in zip(examples, rows)
+        ]
+        captions = [set(row["captions"]) for row in examples]
+        same = [
+            [texts[j] in captions[i] or rows[i][0] == rows[j][0] for j in range(len(rows))] for i in range(len(rows))
+        ]
+        input_ids, attention_mask = tokenize(self.processor, texts)
+        if "pixels" in examples[0]:
+            pixels = torch.stack([row["pixels"] for row in examples])
+        else:
+            pixels = preprocess(self.processor, [row["image"] for row in examples])
+        return {
+            "pixels": pixels,
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "same": torch.tensor(same),
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch of :meth:`collate` -> scalars: ``loss`` = ``itc`` + ``itm``, and the ``temperature`` used."""
+        with torch.no_grad():
+            self.temperature.clamp_(*TEMPERATURE[1:])
+        input_ids, attention_mask, same = batch["input_ids"], batch["attention_mask"], batch["same"]
+        tokens, image_features = encode_images(self.model, normalize(self.processor, batch["pixels"]))
+        text_features = encode_texts(self.model, input_ids, attention_mask)
+        itc = contrastive_loss(image_features, text_features, self.temperature, same)
+
+        similarity = (image_features @ text_features.T / self.temperature).detach()  # (B images, B texts)
+        negatives, mismatch = hard_negatives(similarity, same, self.hardness)  # (B, 2) each
+        own = torch.arange(len(tokens), device=tokens.device)[:, None]  # (B, 1)
+        texts = torch.cat([own, negatives], dim=1)  # (B, 3): its own, the text it draws, the text that drew it
+        logits = match(self.model, tokens, input_ids[texts], attention_mask[texts])  # (B, 3, 2)
+        itm = matching_loss(logits, torch.cat([torch.ones_like(own), mismatch], dim=1))
+        return {"loss": itc + itm, "itc": itc, "itm": itm, "temperature": self.temperature.detach().clone()}
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same as :meth:`loss`."""
+        return self.loss(batch)
+
+
+class CachedRows:
+    """The rows of a data set with their pixels resized once: training reads them again in every epoch."""
+
+    def __init__(self, processor, dataset):
+        self.captions = _column(dataset, "captions")
+        self.pixels = torch.cat(list(_pixel_blocks(processor, dataset, 64)))  # (N, 3, H, W) uint8
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, i: int) -> dict:
+        return {"pixels": self.pixels[i], "captions": self.captions[i]}
+
+
+# ---- evaluation
+
+
+@dataclass
+class Gallery:
+    """Encoded images to search in: ``features`` (N, P); ``tokens`` (N, n, D), or None where they are too many to keep,
+    and each block of ``images`` is then encoded again when it is matched."""
+
+    images: Sequence
+    features: Tensor
+    tokens: Tensor | None
+    batch_size: int
+
+
+def encode_gallery(model: nn.Module, processor, images, batch_size: int = 64, keep_bytes: int = CACHE_BYTES) -> Gallery:
+    """Encode ``images`` (a data set with an ``image`` column, or a list of PIL images) in blocks of ``batch_size``.
+
+    Their tokens are kept if they take at most ``keep_bytes``.
+    """
+    if not len(images):
+        raise UniAdapterError("the gallery is empty, expected at least one image", "pass a data set that has rows.")
+    features, tokens, kept = [], [], True
+    with _evaluating(model):
+        for pixels in _pixel_blocks(processor, images, batch_size):
+            block, feature = encode_images(model, normalize(processor, pixels.to(_device(model))))
+            kept = kept and block[0].nbytes * len(images) <= keep_bytes
+            features.append(feature)
+            tokens += [block] if kept else []
+    return Gallery(images, torch.cat(features), torch.cat(tokens) if kept else None, batch_size)
+
+
+def evaluate_retrieval(
+    model: nn.Module, processor, dataset, top_k: int = 16, batch_size: int = 64, progress: bool = True
+) -> RetrievalMetrics:
+    """Score retrieval on ``dataset`` as BLIP's published evaluation does, in two stages.
+
+    1. All images and captions are ranked by their contrastive similarity s (a cosine, not divided by τ).
+    2. Each query's ``top_k`` best candidates are matched. They are ranked by ``s + logit(yes)``, and all others, which
+       BLIP gives -100, by ``s - 100``: far behind, but in their contrastive order instead of tied.
+
+    A pair that is a candidate in both directions is matched once. ``top_k=0`` leaves out the second stage. Returns
+    the scores after matching; those of the contrastive ranking are in ``.stage_one``.
+    """
+    check_dataset(dataset)
+    captions = _column(dataset, "captions")
+    image_of_caption = torch.tensor([i for i, texts in enumerate(captions) for _ in texts])  # (M,)
+    with _evaluating(model):
+        gallery = encode_gallery(model, processor, dataset, batch_size)
+        texts = _Texts(model, processor, [text for own in captions for text in own], batch_size)
+        similarity = texts.features @ gallery.features.T  # (M, N)
+        stage_one = RetrievalMetrics.from_scores(similarity.cpu(), similarity.T.cpu(), image_of_caption)
+        if top_k < 1:
+            return stage_one
+        by_text, by_image = _candidates(similarity, top_k), _candidates(similarity.T, top_k).T  # (M, N) each
+        logits = _match_pairs(model, processor, gallery, texts, by_text | by_image, progress)
+    t2i, i2t = (similarity + torch.where(chosen, logits, NOT_A_CANDIDATE) for chosen in (by_text, by_image))
+    return RetrievalMetrics.from_scores(t2i.cpu(), i2t.T.cpu(), image_of_caption, stage_one)
+
+
+def search(
+    model: nn.Module, processor, gallery, queries: Sequence[str], top_k: int = 16, matching: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The ``top_k`` images for each query, best first: indices and scores, both (Q, top_k).
+
+    ``gallery`` is a data set, a list of PIL images, or what :func:`encode_gallery` made of either with this model in
+    this state. The contrastive top k are reordered by matching, scored as in :func:`evaluate_retrieval`; with
+    ``matching=False`` they stay in contrastive order.
+    """
+    queries = [queries] if isinstance(queries, str) else list(queries)
+    with _evaluating(model):
+        gallery = gallery if isinstance(gallery, Gallery) else encode_gallery(model, processor, gallery)
+        texts = _Texts(model, processor, queries, gallery.batch_size)
+        scores = texts.features @ gallery.features.T  # (Q, N)
+        if matching:
+            chosen = _candidates(scores, top_k)
+            logits = _match_pairs(model, processor, gallery, texts, chosen, progress=False)
+            scores = scores + torch.where(chosen, logits, NOT_A_CANDIDATE)
+    best = scores.topk(min(top_k, scores.shape[1]), dim=1)
+    return best.indices.cpu(), best.values.cpu()
+
+
+class _Texts:
+    """All texts of an evaluation: their tokens, and their contrastive features (M, P)."""
+
+    def __init__(self, model: nn.Module, processor, texts: Sequence[str], batch_size: int):
+        self.input_ids, self.attention_mask = (x.to(_device(model)) for x in tokenize(processor, texts))  # (M, T)
+        rows = torch.arange(len(texts), device=self.input_ids.device)
+        self.features = torch.cat([encode_texts(model, *self.tokens(block)) for block in rows.split(batch_size)])
+
+    def tokens(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens of some texts, cut to the longest of them: padding is never computed with."""
+        mask = self.attention_mask[rows]
+        longest = int(mask.sum(1).max())
+        return self.input_ids[rows, :longest], mask[:, :longest]
+
+
+def _candidates(similarity: Tensor, top_k: int) -> Tensor:
+    """Bool like ``similarity`` (queries, gallery): the ``top_k`` largest of each row."""
+    best = similarity.topk(min(top_k, similarity.shape[1]), dim=1).indices
+    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, best, True)
+
+
+def _match_pairs(model: nn.Module, processor, gallery: Gallery, texts: _Texts, pairs: Tensor, progress: bool) -> Tensor:
+    """The logit of "yes" of every chosen pair; ``pairs`` and the result (M texts, N images), 0 where not chosen.
+
+    Image by image, all of an image's texts folded into one pass: its keys and values are projected once, however
+    many directions and queries want it.
+    """
+    logits = texts.features.new_zeros(pairs.shape)
+    with tqdm(total=int(pairs.sum()), desc="matching", unit="pair", disable=not progress) as bar:
+        for image, tokens in _tokens_of_images(model, processor, gallery, pairs.any(0)):
+            for rows in pairs[:, image].nonzero()[:, 0].split(TEXTS_PER_PASS):
+                input_ids, attention_mask = texts.tokens(rows)  # (K, T)
+                yes = match(model, tokens[None], input_ids[None], attention_mask[None])[0, :, 1]  # (K,)
+                logits[rows, image] = at_least_float32(yes)
+                bar.update(len(rows))
+    return logits
+
+
+def _tokens_of_images(model, processor, gallery: Gallery, wanted: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(index, tokens (n, D)) of every wanted image, kept or encoded again; at most one block is in memory then."""
+    for start in range(0, len(gallery.images), gallery.batch_size):
+        block = range(start, min(start + gallery.batch_size, len(gallery.images)))
+        if not wanted[block.start : block.stop].any():
+            continue
+        if gallery.tokens is not None:
+            tokens = gallery.tokens[block.start : block.stop]
+        else:
+            pixels = preprocess(processor, [_image(gallery.images[i]) for i in block])
+            tokens = encode_images(model, normalize(processor, pixels.to(_device(model))))[0]
+        yield from ((i, tokens[i - start]) for i in block if wanted[i])
+
+
+# ---- pictures and words
+
+
+def preprocess(processor, images: Sequence) -> Tensor:
+    """PIL images -> pixels (B, 3, H, W) uint8, resized as the processor does. A quarter of the memory of floats."""
+    return processor.image_processor(images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+
+
+def normalize(processor, pixels: Tensor) -> Tensor:
+    """uint8 pixels (B, 3, H, W) -> the float values that the processor would give."""
+    settings = processor.image_processor
+    values = pixels.float() * settings.rescale_factor
+    mean, std = (values.new_tensor(x)[:, None, None] for x in (settings.image_mean, settings.image_std))
+    return (values - mean) / std
+
+
+def tokenize(processor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Texts -> ``input_ids`` and ``attention_mask``, both (B, T); cut after 35 tokens, as BLIP's retrieval does."""
+    longest = min(MAX_TOKENS, processor.tokenizer.model_max_length)
+    out = processor.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    return out["input_ids"], out["attention_mask"]
+
+
+def check_dataset(dataset) -> None:
+    """Raise :class:`UniAdapterError` unless ``dataset`` has rows with an ``image`` and one or more ``captions``."""
+    if not len(dataset):
+        raise UniAdapterError("the data set is empty, expected at least one row", "check the split or the filter.")
+    columns = getattr(dataset, "column_names", None) or list(dataset[0])
+    if missing := [name for name in ("image", "captions") if name not in columns]:
+        raise UniAdapterError(
+            f"the data set has no column {' and no column '.join(missing)}, only {', '.join(columns)}",
+            "rename_column() to image (a PIL image) and captions (a list of str).",
+        )
+    for i, texts in enumerate(_column(dataset, "captions")):
+        if isinstance(texts, str) or not texts:
+            raise UniAdapterError(
+                f"captions of row {i} is {texts!r}, expected a list of at least one str",
+                "put single captions into a list, and leave out images without any.",
+            )
+
+
+def _column(dataset, name: str) -> list:
+    # a Dataset reads one column without decoding the images of the others
+    return list(dataset[name]) if hasattr(dataset, "column_names") else [row[name] for row in dataset]
+
+
+def _image(row):
+    return row["image"] if isinstance(row, dict) else row
+
+
+def _pixel_blocks(processor, images, batch_size: int) -> Iterator[Tensor]:
+    for start in range(0, len(images), batch_size):
+        block = range(start, min(start + batch_size, len(images)))
+        yield preprocess(processor, [_image(images[i]) for i in block])
+
+
+def _blip(model: nn.Module) -> nn.Module:
+    """transformers' own model, out of peft's wrapper; what peft put into its layers stays at work."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+@contextmanager
+def _evaluating(model: nn.Module):
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

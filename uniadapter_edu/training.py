@@ -1,0 +1,527 @@
+"""One plain training loop, and the ways to train a model that it compares.
+
+The loop knows nothing of BLIP. A task is an ``nn.Module`` around the model with ``trainable()`` (name -> Parameter),
+``prepare(dataset)`` (rows), ``collate(rows)`` (a batch) and ``forward(batch)`` (a dict of scalars with ``"loss"``).
+
+Every random choice of a step (its rows, their captions, mismatched texts, dropout) follows from ``seed`` and the step's
+number alone. A run that is stopped and resumed therefore needs no saved random state to end, on the same machine, with
+the same bits as one that never stopped.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.insertion import HEADS
+
+CHECKPOINT = "training.safetensors"
+FREE_TO_CHANGE = {"checkpoint_every", "workers"}  # settings that a resumed run may change: no number depends on them
+
+
+# ---- settings
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. The defaults suit adapters on a small BLIP; contradictions raise :class:`UniAdapterError`."""
+
+    epochs: int = 10  # passes over the data; each draws another caption of every image
+    steps: int | None = None  # number of optimizer steps, instead of epochs
+    batch_size: int = 64  # contrast needs company: each image is told apart from the 63 others
+    learning_rate: float = 1e-3  # the peak; adapters start at zero and bear far more than the 1e-5 of full fine-tuning
+    weight_decay: float = 0.05  # BLIP's; only on matrices: shrinking biases, norms or τ regularises nothing
+    warmup_fraction: float = 0.1  # of all steps: Adam's first estimates are noise, so first steps are small
+    clip_norm: float = 1.0  # an odd batch may not throw the weights far; healthy gradients are mostly below it
+    seed: int = 0  # of the order of rows, the captions, the mismatches and dropout
+    precision: str = "auto"  # "fp32", "bf16", or whichever a measurement on this device finds faster
+    checkpoint_every: int = 100  # steps; loses a minute at most, and writes little where little trains
+    workers: int = 0  # processes that load data: none, as the rows are in memory and the cores are busy
+
+    def __post_init__(self):
+        wrong = [
+            ("epochs", self.epochs < 1, "at least 1"),
+            ("steps", self.steps is not None and self.steps < 1, "None or at least 1"),
+            ("batch_size", self.batch_size < 1, "at least 1"),
+            ("learning_rate", not 0 < self.learning_rate < math.inf, "a positive number"),
+            ("weight_decay", not 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("warmup_fraction", not 0 <= self.warmup_fraction < 1, "from 0 to below 1"),
+            ("clip_norm", not self.clip_norm > 0, "a positive number (inf clips nothing)"),
+            ("precision", self.precision not in ("auto", "fp32", "bf16"), '"auto", "fp32" or "bf16"'),
+            ("checkpoint_every", self.checkpoint_every < 1, "at least 1"),
+            ("workers", self.workers < 0, "0 or more"),
+        ]
+        for name, is_wrong, expected in wrong:
+            if is_wrong:
+                raise UniAdapterError(f"{name} is {getattr(self, name)!r}, expected {expected}", f"set {name} to that.")
+
+
+def learning_rate_at(step: int, steps: int, config: TrainConfig) -> float:
+    """The learning rate of a step (from 0) out of ``steps``: linear warm-up, then half a cosine down towards 0."""
+    warmup = int(config.warmup_fraction * steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    # lr = peak · ½ (1 + cos π p), p from 0 to 1 over the rest
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+@functools.cache
+def best_precision(device: str = "cpu") -> str:
+    """ "bf16" where it is clearly faster than float32 on ``device``, measured once per process; else "fp32".
+
+    Some CPUs multiply bf16 eight times faster than float32, others a hundred times slower, and none says so.
+    """
+
+    def fastest(dtype: torch.dtype) -> float:
+        a, b = torch.ones(512, 192, dtype=dtype, device=device), torch.ones(192, 768, dtype=dtype, device=device)
+        times = []
+        for _ in range(4):  # the first also pays for set-up
+            start = time.perf_counter()
+            (a @ b)[0, 0].item()  # item() waits for the result
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    try:  # autocast pays for conversions, so "a little faster" would be slower in the end
+        return "bf16" if 1.5 * fastest(torch.bfloat16) < fastest(torch.float32) else "fp32"
+    except RuntimeError:  # this device has no bf16
+        return "fp32"
+
+
+# ---- what a run leaves behind
+
+
+@dataclass
+class History:
+    """What happened: ``rows``, one dict a step (step, epoch, loss and its parts, lr, seconds), and ``evaluations``, one
+    dict each (step, and what ``evaluate`` returned). ``finished`` is False if the run was stopped before its end."""
+
+    rows: list[dict] = field(default_factory=list)
+    evaluations: list[dict] = field(default_factory=list)
+    precision: str = "fp32"
+    finished: bool = False
+
+    def column(self, name: str) -> list:
+        """One quantity over all steps, for plotting: ``history.column("loss")``."""
+        return [row[name] for row in self.rows]
+
+    @property
+    def seconds_per_step(self) -> float:
+        """The median duration of a step, evaluation and checkpoints left out."""
+        return float(torch.tensor(self.column("seconds")).quantile(0.5)) if self.rows else float("nan")
+
+    def to_dict(self) -> dict:
+        """A plain dict for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "History":
+        """The inverse of :meth:`to_dict`."""
+        return cls(**values)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write as JSON, whole or not at all."""
+        with _whole_or_not_at_all(Path(path)) as draft:
+            draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "History":
+        """Read what :meth:`save` wrote."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+# ---- the loop
+
+
+def train(
+    model: nn.Module,
+    task: nn.Module,
+    dataset,
+    config: TrainConfig | None = None,
+    *,
+    folder: str | os.PathLike | None = None,
+    resume: bool = False,
+    evaluate: Callable[[nn.Module], object] | None = None,
+    evaluate_every: int | None = None,
+    stop: Callable[[History], bool] | None = None,
+    progress: bool = True,
+) -> History:
+    """Train whatever in ``model`` requires a gradient, on one device, in place. Returns the :class:`History`.
+
+    ``evaluate(model)`` is called every ``evaluate_every`` steps and at the end; it returns a dict, or metrics with
+    ``to_dict()``. ``stop(history)`` is asked after every step and ends the run by returning True.
+
+    With a ``folder``, what trains, the optimizer's state and the history are saved there every
+    ``config.checkpoint_every`` steps, when stopped, at Ctrl-C (which lets the step in progress finish) and at the end.
+    ``resume=True`` goes on from there if there is such a checkpoint, and else begins; without it an old checkpoint
+    is overwritten. The model must be in the state that it had when the run began, what trains excepted.
+
+    Raises :class:`UniAdapterError` if nothing trains, if the loss is not finite (naming the step and the rows of its
+    batch), or if a checkpoint belongs to another run.
+    """
+    config = config or TrainConfig()
+    if getattr(task, "model", model) is not model:
+        raise UniAdapterError("the task was made for another model", "make the task from the model that trains.")
+    if not task.trainable():
+        raise UniAdapterError("nothing trains: no parameter requires a gradient", _WAYS)
+    run = _Run(task, task.prepare(dataset), config)
+    checkpoint = None if folder is None else _Checkpoint(Path(folder) / CHECKPOINT, run)
+    if checkpoint and resume:
+        checkpoint.load()
+    if run.history.finished:
+        return run.history
+
+    was_training = task.training
+    task.train()
+    try:
+        with _interruptible() as interrupted, torch.random.fork_rng(run.cuda_devices()):
+            for outcome in _steps(run, progress):
+                run.history.rows.append(outcome)
+                done = len(run.history.rows)
+                last = done == run.steps
+                if evaluate and (last or evaluate_every and done % evaluate_every == 0):
+                    run.history.evaluations.append({"step": done, **_as_dict(evaluate(model))})
+                    task.train()
+                run.history.finished = last
+                stopped = stop is not None and bool(stop(run.history))
+                pressed = bool(interrupted)
+                if checkpoint and (last or stopped or pressed or done % config.checkpoint_every == 0):
+                    checkpoint.save()
+                if pressed:
+                    raise KeyboardInterrupt(f"stopped after step {done} of {run.steps}")
+                if stopped:
+                    break
+    finally:
+        task.train(was_training)
+    return run.history
+
+
+def _steps(run: "_Run", progress: bool) -> Iterator[dict]:
+    """Train step by step, from where the history ends; yields each step's row of the history."""
+    first = len(run.history.rows)
+    with tqdm(total=run.steps, initial=first, unit="step", disable=not progress) as bar:
+        started = time.perf_counter()
+        for step, batch in enumerate(run.loader(first), start=first):
+            lr = learning_rate_at(step, run.steps, run.config)
+            values = _one_step(run, step, batch, lr)
+            seconds = time.perf_counter() - started
+            bar.update()
+            bar.set_postfix(loss=f"{values['loss']:.3f}")
+            yield {"step": step + 1, "epoch": run.epoch_of(step), **values, "lr": lr, "seconds": seconds}
+            started = time.perf_counter()  # what the caller did meanwhile is not part of a step
+
+
+def _one_step(run: "_Run", step: int, batch, lr: float) -> dict[str, float]:
+    torch.manual_seed(run.config.seed * 1_000_003 + step)  # whatever the forward pass draws follows from the step
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.history.precision == "bf16"):
+        outputs = run.task(batch)
+    values = {name: value.item() for name, value in outputs.items()}
+    if not math.isfinite(values["loss"]):
+        raise UniAdapterError(
+            f"the loss is {values['loss']} at step {step + 1}, with rows {run.rows_of(step)} of the data set",
+            "look at these rows; if they are sound, lower learning_rate or set precision='fp32'.",
+        )
+    run.accelerator.backward(outputs["loss"])
+    run.accelerator.clip_grad_norm_(list(run.trainable.values()), run.config.clip_norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return values
+
+
+class _Run:
+    """What the loop needs, made from its settings: device, optimizer, and which rows each step sees."""
+
+    def __init__(self, task: nn.Module, rows, config: TrainConfig):
+        self.config, self.rows = config, rows
+        # Precision is not accelerate's to know here: it is fixed once a process there, and runs with different
+        # precisions are compared here in one process.
+        self.accelerator = Accelerator()
+        self.device = self.accelerator.device
+        self.trainable = task.trainable()
+        optimizer = torch.optim.AdamW(_decay_groups(self.trainable, config.weight_decay), lr=config.learning_rate)
+        self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
+        precision = best_precision(self.device.type) if config.precision == "auto" else config.precision
+        self.history = History(precision=precision)
+        # Whole batches only: the contrastive loss of a small one is another loss. Each epoch leaves other rows over.
+        self.batch_size = min(config.batch_size, len(rows))
+        self.steps_per_epoch = len(rows) // self.batch_size
+        self.steps = config.steps or config.epochs * self.steps_per_epoch
+
+    def epoch_of(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def rows_of(self, step: int) -> list[int]:
+        """The rows of the data set in this step's batch: a function of seed and step, so nothing needs to be saved."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epoch_of(step))
+        order = torch.randperm(len(self.rows), generator=generator)
+        start = step % self.steps_per_epoch * self.batch_size
+        return order[start : start + self.batch_size].tolist()
+
+    def loader(self, first: int):
+        keys = _Keys(self, first)
+        loader = DataLoader(
+            _Rows(self.rows), batch_sampler=keys, collate_fn=self.task.collate, num_workers=self.config.workers
+        )
+        return self.accelerator.prepare(loader)  # moves the batches to the device
+
+    def cuda_devices(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+
+class _Keys:
+    """A batch sampler: the (epoch, row) keys of each step's batch, from step ``first`` on."""
+
+    def __init__(self, run: _Run, first: int):
+        self.run, self.first, self.batch_size, self.drop_last = run, first, run.batch_size, True
+
+    def __len__(self) -> int:
+        return self.run.steps - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.first, self.run.steps):
+            yield [(self.run.epoch_of(step), row) for row in self.run.rows_of(step)]
+
+
+class _Rows(torch.utils.data.Dataset):
+    """Rows by (epoch, row): each says what it is, so that the task can draw by it."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        return {**self.rows[index], "epoch": epoch, "index": index}
+
+
+def _decay_groups(trainable: dict[str, nn.Parameter], weight_decay: float) -> list[dict]:
+    """Matrices decay; biases, LayerNorms and scalars, which have fewer than two axes, do not."""
+    matrices = [p for p in trainable.values() if p.ndim >= 2]
+    others = [p for p in trainable.values() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _as_dict(result) -> dict:
+    return dict(result.to_dict() if hasattr(result, "to_dict") else result)
+
+
+@contextmanager
+def _interruptible() -> Iterator[list]:
+    """Ctrl-C is noted in the list instead of tearing a step apart; a second one stops at once."""
+    pressed = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
+        yield pressed
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number, frame):
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, previous if previous is not None else signal.SIG_DFL)
+
+
+# ---- stop and go on
+
+
+class _Checkpoint:
+    """What a run needs to go on, in ONE safetensors file: what trains, the optimizer's moments, and as JSON in its
+    header the settings and the history. accelerate's own ``save_state`` pickles the optimizer and the random states,
+    and a pickle can run code while it is opened.
+    """
+
+    def __init__(self, path: Path, run: _Run):
+        self.path, self.run = path, run
+        self.identity = {
+            "config": asdict(replace(run.config, checkpoint_every=1, workers=0)),
+            "rows": len(run.rows),
+            "trainable": {name: list(p.shape) for name, p in run.trainable.items()},
+            "frozen weights": _digest({n: p for n, p in run.task.named_parameters() if not p.requires_grad}),
+        }
+
+    def save(self) -> None:
+        tensors = {f"parameter.{name}": p for name, p in self.run.trainable.items()}
+        for name, p in self.run.trainable.items():
+            tensors |= {f"optimizer.{key}.{name}": value for key, value in self._state()[p].items()}
+        header = json.dumps({"identity": self.identity, "history": self.run.history.to_dict()})
+        with _whole_or_not_at_all(self.path) as draft:
+            tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+            save_file(tensors, draft, metadata={"training": header})
+
+    @torch.no_grad()
+    def load(self) -> None:
+        if not self.path.exists():
+            return
+        tensors, header = self._read()
+        self._check(header["identity"])
+        for name, p in self.run.trainable.items():
+            p.copy_(tensors[f"parameter.{name}"])
+            keys = (
+                "step",
+                "exp_avg",
+                "exp_avg_sq",
+            )  # AdamW counts steps on the CPU and keeps its moments by the weights
+            saved = {key: tensors.get(f"optimizer.{key}.{name}") for key in keys}
+            self._state()[p] = {
+                key: value if key == "step" else value.to(p.device) for key, value in saved.items() if value is not None
+            }
+        self.run.history = History.from_dict(header["history"])
+
+    def _state(self) -> dict:
+        return self.run.optimizer.optimizer.state  # inside accelerate's wrapper
+
+    def _read(self) -> tuple[dict[str, Tensor], dict]:
+        try:
+            with safe_open(self.path, "pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["training"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UniAdapterError(
+                f"{self.path} is not a readable checkpoint: {error}", "delete it and train from the start."
+            ) from error
+
+    def _check(self, saved: dict) -> None:
+        differences = list(_differences(saved, self.identity))
+        if differences:
+            raise UniAdapterError(
+                f"{self.path} belongs to another run: {'; '.join(differences)}",
+                "use the settings, data and model that it began with, or another folder.",
+            )
+
+
+def _differences(saved: dict, now: dict) -> Iterator[str]:
+    for name, value in now["config"].items():
+        if saved["config"].get(name) != value:
+            yield f"{name} was {saved['config'].get(name)!r} and is {value!r}"
+    if saved["rows"] != now["rows"]:
+        yield f"the data set had {saved['rows']} rows and has {now['rows']}"
+    changed = {name for name, _ in _items(saved["trainable"]) ^ _items(now["trainable"])}
+    if changed:
+        yield f"different parameters train or have other shapes ({len(changed)}, one is {min(changed)})"
+    elif saved["frozen weights"] != now["frozen weights"]:
+        yield "the frozen weights are others"
+
+
+def _items(shapes: dict) -> set:
+    return {(name, tuple(shape)) for name, shape in shapes.items()}
+
+
+def _digest(parameters: dict[str, nn.Parameter]) -> str:
+    """SHA-256 of names and bytes."""
+    sha = hashlib.sha256()
+    for name, p in sorted(parameters.items()):
+        sha.update(name.encode())
+        sha.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
+    """Gives a draft to write; it replaces ``path`` only once it is on the disk whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    try:
+        yield draft
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except (OSError, SafetensorError) as error:
+        raise UniAdapterError(
+            f"{path} could not be written: {error}",
+            "free some space, or choose another folder; the old file is intact.",
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+# ---- the ways to train that are compared
+
+
+LORA_TARGETS = ("qkv", "query", "value")  # of all attentions: BLIP's vision has one matrix for query, key and value
+_WAYS = "insert_adapters(model), or choose linear_probe(model), lora(model, rank) or full_fine_tuning(model)."
+
+
+def full_fine_tuning(model: nn.Module) -> nn.Module:
+    """Everything trains. Returns the model."""
+    _check_plain(model)
+    return model.requires_grad_(True)
+
+
+def linear_probe(model: nn.Module) -> nn.Module:
+    """Only the heads train: the two projections and the matching head. Returns the model.
+
+    No graph is built below them, so that a step costs a forward pass and little more.
+    """
+    _check_plain(model)
+    model.requires_grad_(False)
+    for head in _heads(model):
+        getattr(model, head).requires_grad_(True)
+    return model
+
+
+def lora(model: nn.Module, rank: int) -> nn.Module:
+    """LoRA (Hu et al., 2021) through peft: low-rank updates of the attentions' queries and values, and the heads.
+
+    Returns peft's wrapper; the layers of ``model`` itself are changed until the wrapper's ``unload()``. In the vision
+    encoder, where one matrix makes queries, keys and values, its update reaches the keys too. ``alpha`` is twice the
+    rank, so that one learning rate serves every rank.
+    """
+    from peft import LoraConfig, get_peft_model  # seconds to import, and only needed here
+
+    _check_plain(model)
+    if rank < 1:
+        raise UniAdapterError(f"rank is {rank}, expected at least 1", "choose one, or let lora_rank_for do it.")
+    targets = list(_lora_targets(model))
+    return get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=list(_heads(model)))
+    )
+
+
+def lora_rank_for(model: nn.Module, parameters: int) -> int:
+    """The rank whose trainable parameters, heads included, come closest to ``parameters``; at least 1."""
+    heads = sum(p.numel() for head in _heads(model) for p in getattr(model, head).parameters())
+    # a rank adds (in + out) numbers to every target
+    per_rank = sum(layer.in_features + layer.out_features for layer in _lora_targets(model).values())
+    return max(1, round((parameters - heads) / per_rank))
+
+
+def _heads(model: nn.Module) -> list[str]:
+    return [name for name in HEADS if hasattr(model, name)]
+
+
+def _lora_targets(model: nn.Module) -> dict[str, nn.Linear]:
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and name.rpartition(".")[2] in LORA_TARGETS
+    }
+
+
+def _check_plain(model: nn.Module) -> None:
+    if hasattr(model, "uniadapter") or hasattr(model, "peft_config"):
+        raise UniAdapterError(
+            "the model already has adapters, expected the plain backbone",
+            "remove_adapters(model) (or peft's unload()) first, or load a fresh backbone.",
+        )
