@@ -1,0 +1,155 @@
+"""What a fresh machine gets: pins within ranges, README's own commands, and a wheel that works away from the checkout."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from uniadapter_edu import _versions
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def run(*command, **options):
+    """Runs a command and returns its result; its error output is the message if it fails."""
+    result = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True, **options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+# ------------------------------------------------------------------------------------------------------------ versions
+
+
+def ranges(*extras):
+    lines = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
+    return {canonicalize_name(r.name): r.specifier for r in map(Requirement, lines)}
+
+
+def pins():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    return [line for line in lines if line]
+
+
+def test_transformers_range_is_the_same_in_both_places():
+    assert ranges()["transformers"] == SpecifierSet(_versions.TRANSFORMERS)
+
+
+def test_requirements_are_exact_pins_and_the_package_itself():
+    assert pins()[-1] == "-e ."
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins()[:-1])
+
+
+def test_all_that_is_needed_is_pinned_within_its_range():
+    pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in pins()[:-1])}
+    wrong = [f"{n}{s}" for n, s in ranges("notebooks", "test").items() if n not in pinned or pinned[n] not in s]
+    assert not wrong
+
+
+def test_versions_of_the_package_agree():
+    import uniadapter_edu
+
+    assert uniadapter_edu.__version__ == PROJECT["version"]
+    assert f"\nversion: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_license_is_the_one_that_is_named():
+    text = (ROOT / "LICENSE").read_text()
+    assert PROJECT["license"] == "Apache-2.0" and "Version 2.0, January 2004" in text and len(text) > 11_000
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def readme_command(name, readme=ROOT / "README.md"):
+    return run("bash", ROOT / ".ci" / "readme-command", name, readme)
+
+
+def test_commands_are_read_from_the_readme(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "# T\n```\nno\n```\n<!-- run -->\n```bash\none && \\\n  two\n```\n<!-- test -->\n\n```\nthree\n```\n"
+    )
+    assert readme_command("run", readme) == "one && \\\n  two\n"
+    assert readme_command("test", readme) == "three\n"
+    command = ["bash", ROOT / ".ci" / "readme-command", "walk", readme]
+    missing = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert missing.returncode != 0 and "<!-- walk -->" in missing.stderr
+
+
+def test_readme_shows_the_two_commands():
+    assert "pip install -r requirements.txt" in readme_command("run")
+    assert "python -m uniadapter_edu quickstart" in readme_command("run")
+    assert readme_command("test") == "python -m pytest -q\n"
+
+
+def test_ci_and_the_workflow_do_the_same():
+    assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "-r requirements.txt" in script and ".ci/readme-command test" in script
+    run("bash", "-n", ROOT / ".ci" / "run")
+
+
+# --------------------------------------------------------------------------------------------------------------- wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy, so that no build folder is left in the checkout, and without a network."""
+    source, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("uniadapter_edu", "data", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    run(sys.executable, *"-m pip wheel . --no-deps --no-build-isolation -w".split(), dist, cwd=source)
+    return next(dist.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def away(wheel, tmp_path_factory):
+    """``away(*arguments)`` runs Python in an empty folder, with the package as the wheel installs it."""
+    place, folder = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("elsewhere")
+    run(sys.executable, *"-m pip install --no-deps --no-index --quiet --target".split(), place, wheel)
+    env = os.environ | {"PYTHONPATH": str(place), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+    def away(*arguments):
+        return run(sys.executable, *arguments, cwd=folder, env=env)
+
+    away.place, away.folder = place, folder
+    return away
+
+
+def test_the_wheel_has_all_modules_and_all_data_and_nothing_else(wheel):
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    assert all(name.startswith("uniadapter_edu/") and "cache" not in name for name in names)
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "uniadapter_edu").rglob("*.py")}
+    data = json.loads((ROOT / "data" / "checksums.json").read_text())
+    assert modules <= set(names)
+    assert {f"uniadapter_edu/_data/{name}" for name in ("checksums.json", "README.md", *data)} <= set(names)
+
+
+def test_the_installed_wheel_finds_its_own_data(away):
+    code = "import uniadapter_edu as ua; ua.verify_checksums(); print(ua.__file__); print(ua.data_path('sprites'))"
+    package, sprites = map(Path, away("-c", code).splitlines())
+    assert package == away.place / "uniadapter_edu" / "__init__.py"
+    assert sprites == away.place / "uniadapter_edu" / "_data" / "sprites"
+
+
+@pytest.mark.skipif(not (ROOT / "data" / "backbone").exists(), reason="the backbone is still being trained")
+def test_the_installed_wheel_runs_a_short_quickstart(away):
+    tiny = "--methods UniAdapter --steps 2 --scenes 16 --gallery 8 --batch-size 8 --top-k 4 --output out"
+    out = away("-m", "uniadapter_edu", "quickstart", *tiny.split())
+    assert "the same numbers" in out
+    assert {"adapter_config.json", "adapter_model.safetensors"} == {
+        p.name for p in (away.folder / "out/adapters").iterdir()
+    }
