@@ -8,6 +8,7 @@ from textwrap import fill
 
 from datasets import Dataset
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 # The course's colours: one per branch and per method, the same in every figure. They differ in lightness, too.
 COLOURS = {
@@ -56,7 +57,7 @@ def before_after(
     right          for each query the index of its picture, framed in green wherever it is found
     """
     k = len(before[0])
-    figure, panels = _grid(len(queries), 2 * k + 1, 0.95, 1.15)
+    figure, panels = _grid(len(queries), 2 * k + 1, 0.95, 1.2)
     for row, query in enumerate(queries):
         panels[row, k].set_visible(False)
         for found, start in ((before[row], 0), (after[row], k + 1)):
@@ -65,9 +66,12 @@ def before_after(
                 panel.imshow(dataset[int(index)]["image"], interpolation="nearest")
                 hit = index == right[row]
                 panel.spines[:].set(visible=True, color=COLOURS["right" if hit else "wrong"], linewidth=3.5 if hit else 0.6)
-        panels[row, 0].set_title(f"“{query}”", fontsize=8.5, loc="left")
+        # Out of the layout: a long query would push the first column away from the second.
+        panels[row, 0].text(0, 1.06, f"“{query}”", fontsize=8.5, transform=panels[row, 0].transAxes, in_layout=False)
     for label, start in zip(labels, (0, k + 1)):
-        panels[-1, start].set_xlabel(f"{label}, best first →", fontsize=8.5, loc="left")
+        panels[0, start].text(0, 1.32, f"{label}, best first →", fontsize=9, fontweight="bold",
+                              transform=panels[0, start].transAxes, in_layout=False)  # fmt: skip
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
     return figure
 
 
@@ -89,7 +93,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping]], key: str = "loss
     return figure
 
 
-def methods_chart(rows: Sequence[Mapping], score: str = "t2i_r1") -> Figure:
+def methods_chart(rows: Sequence[Mapping], score: str = "r1") -> Figure:
     """What each method reaches against what it trains: `score` over trainable parameters in percent of the backbone."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained", dpi=100)
     axes = figure.subplots()
@@ -98,8 +102,48 @@ def methods_chart(rows: Sequence[Mapping], score: str = "t2i_r1") -> Figure:
         axes.annotate(f" {row['method']}  {100 * row[score]:.0f}", (row["percent"], 100 * row[score]), fontsize=9, va="bottom")
     axes.set_xscale("symlog", linthresh=1)
     axes.set(xlabel="trainable parameters, % of the backbone", ylabel="right picture first, % of queries", xlim=(-0.1, 400))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 100)
     axes.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
+    return figure
+
+
+def method_diagram() -> Figure:
+    """UniAdapter in one picture: layer i of the three frozen towers, and the one bottleneck that serves them all."""
+    figure = Figure(figsize=(9.2, 4.6), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    axes.set(xlim=(0, 92), ylim=(0, 46))
+    axes.axis("off")
+
+    def box(x, y, width, height, text, face, ink="black", size=8.5):
+        style = "round,pad=0.02,rounding_size=1"
+        axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=face, edgecolor="none", zorder=2))
+        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=ink, zorder=3)
+
+    def arrow(start, end, colour="#555555", bend=0.0):
+        curve = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.4, "connectionstyle": f"arc3,rad={bend}", "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", end, start, arrowprops=curve, zorder=4)
+
+    grey, pale = "#d9d9d9", "#f1f1f1"
+    towers = (("vision", 2, "vision block $i$", ("attention", "MLP")),
+              ("text", 33, "text layer $i$", ("self-attention", "feed-forward")),
+              ("cross", 64, "multimodal layer $i$", ("self- and cross-attention", "feed-forward")))  # fmt: skip
+    for branch, x, title, (first, second) in towers:
+        box(x, 22, 26, 22, "", pale)
+        axes.text(x + 13, 42, title, ha="center", va="center", fontsize=10, fontweight="bold")
+        box(x + 2, 33, 22, 5.5, first, grey)
+        box(x + 2, 25, 13, 5.5, second, grey)
+        axes.text(x + 20.5, 27.7, "+", ha="center", va="center", fontsize=15, color=COLOURS[branch], fontweight="bold")
+        arrow((x + 8.5, 33), (x + 8.5, 30.6))
+        arrow((x + 15, 27.7), (x + 18.8, 27.7))
+        box(x + 14.5, 14.2, 12, 5, f"$W_{{{branch}}}$", COLOURS[branch], "white", 11)
+        arrow((x + 20.5, 19.2), (x + 20.5, 25.8), COLOURS[branch])
+        arrow((x + 4.5, 22), (x + 4.5, 9.2), "#999999")  # what enters the bottleneck
+        arrow((x + 20.5, 9.2), (x + 20.5, 14.1), COLOURS[branch])
+    # the multimodal branch also uses the text up-projection
+    arrow((59.6, 16.7), (78.3, 16.7), COLOURS["text"])
+    axes.text(69, 17.6, "reused", ha="center", fontsize=7.5, color=COLOURS["text"])
+    box(2, 3, 88, 6, "one bottleneck for all three:   $z(h)=\\mathrm{ReLU}(W_{down}\\,\\mathrm{LN}(h)+b)$", "#333333", "white", 11)
+    axes.text(46, 0.8, "grey: frozen BLIP        coloured and black: all that trains, besides three small heads", ha="center", fontsize=8.5, color="#555555")
     return figure

@@ -1,0 +1,58 @@
+"""uniadapter_edu: learn, use and teach UniAdapter (Lu et al., ICLR 2024), one adapter for all layers of a frozen BLIP.
+
+    import uniadapter_edu as ua
+
+    model = ua.load_backbone()                                         # a BLIP: embedded, from a folder, or from the hub
+    ua.insert_adapters(model, ua.UniAdapterConfig(bottleneck=32))      # freezes it, inserts adapters in place
+    print(ua.trainable_parameters(model))                              # the ledger: what trains, in percent of the backbone
+    ua.save_adapters(model, "my-adapters")                             # some percent of the model's size on disk
+
+The names below stand in the order in which the course meets them.
+"""
+
+from uniadapter_edu._versions import check_versions
+
+check_versions()  # before anything imports transformers: a wrong version should say so, not fail somewhere inside
+
+from uniadapter_edu._files import data_path, verify_checksums  # noqa: E402
+from uniadapter_edu.accounting import PeakMemory, size_on_disk, trainable_parameters  # noqa: E402
+from uniadapter_edu.adapter import UniAdapter  # noqa: E402
+from uniadapter_edu.backbones import load_backbone, load_processor  # noqa: E402
+from uniadapter_edu.checkpoint import load_adapters, save_adapters  # noqa: E402
+from uniadapter_edu.config import UniAdapterConfig  # noqa: E402
+from uniadapter_edu.errors import UniAdapterError  # noqa: E402
+from uniadapter_edu.insertion import (  # noqa: E402
+    adapters_disabled,
+    encode_video,
+    folded_texts,
+    frame_weights,
+    freeze,
+    insert_adapters,
+    remove_adapters,
+    set_adapter,
+)
+from uniadapter_edu.metrics import RetrievalMetrics  # noqa: E402
+from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval, search  # noqa: E402
+from uniadapter_edu.training import (  # noqa: E402
+    History,
+    TrainConfig,
+    full_fine_tuning,
+    linear_probe,
+    lora,
+    lora_rank_for,
+    train,
+)
+from uniadapter_edu.worlds import emoji  # noqa: E402
+from uniadapter_edu.worlds.own import own_pictures  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = """
+    load_backbone load_processor emoji own_pictures RetrievalTask evaluate_retrieval search RetrievalMetrics
+    freeze trainable_parameters linear_probe full_fine_tuning
+    UniAdapterConfig UniAdapter insert_adapters adapters_disabled remove_adapters
+    train TrainConfig History lora lora_rank_for PeakMemory size_on_disk
+    save_adapters load_adapters set_adapter
+    encode_video frame_weights folded_texts
+    data_path verify_checksums UniAdapterError
+""".split()
