@@ -116,6 +116,7 @@ def test_published_starts_with_the_text_up_alone_at_zero(h):
     adapter = UniAdapter(D, UniAdapterConfig.official(bottleneck=R))
     assert torch.equal(adapter.text(h), torch.zeros(2, 3, D))
     assert adapter.vision(h).abs().min() > 0
+    assert not adapter.down.bias.any() and adapter.up.cross.bias.any()
     # LN_x gives unit variance whatever reaches it: the cross branch starts at the scale itself.
     torch.testing.assert_close(adapter.cross(h).pow(2).mean(-1).sqrt(), torch.full((2, 3), 0.1), rtol=1e-2, atol=0)
 

@@ -528,6 +528,21 @@ def test_checkpointing_gives_the_exact_gradients(make_blip, batch, run):
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_a_recomputation_that_stops_early_leaves_nothing_for_the_next(make_blip, batch):
+    """Nothing follows the last saved tensor of these multimodal layers: torch stops their recomputation before the
+    adapter's turn. The text-only layers, recomputed after them, must not take that for a cross-attention."""
+
+    def run(model):
+        alone = model(**batch, use_itm_head=False).itm_score.sum()
+        return alone + model(**batch).itm_score.sum()
+
+    config = UniAdapterConfig(bottleneck=4, modalities=("text",), query_residual=False, kv_bottleneck=2)
+    model = randomise(insert_adapters(make_blip(), config))
+    expected = gradients(model, run)
+    for name, gradient in gradients(enable_checkpointing(model, use_reentrant=False), run).items():
+        torch.testing.assert_close(gradient, expected[name])
+
+
 def test_transformers_own_switch_works(tiny_blip, batch):
     """It makes the embeddings' outputs require gradients, which BLIP then changes in place: undone, all is well."""
     model = randomise(insert_adapters(tiny_blip, EVERYTHING))
@@ -593,8 +608,11 @@ def test_valid_tokens_need_no_correction(tiny_blip, look):
 def test_generated_text_does_not_depend_on_the_cache(make_blip, batch, cls):
     model = randomise(insert_adapters(make_blip(cls), EVERYTHING))
     batch = {name: x[:1] for name, x in batch.items()}
-    options = {"max_new_tokens": 6, "do_sample": False}
+    options, updates = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}, []
+    handle = model.uniadapter.kv_decoder.key.register_forward_hook(lambda *_: updates.append(1))
     found = model.generate(**batch, **options, use_cache=True)
+    assert len(updates) == 1  # the later steps find updated keys in the cache
+    handle.remove()
     assert torch.equal(found, model.generate(**batch, **options, use_cache=False))
     with adapters_disabled(model):
         assert found.tolist() != model.generate(**batch, **options).tolist()
