@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 
 from datasets import Dataset, Features, Image, List, Value, load_dataset
+from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 from PIL import Image as PILImage
 
 from uniadapter_edu._files import data_path
@@ -94,7 +95,13 @@ def sprite_table(style: str) -> Dataset:
             f"style is {style!r}; the emoji world is drawn in {', '.join(SOURCE_STYLES + TARGET_STYLES)}.",
             "Choose one of these names.",
         )
-    return load_dataset("parquet", data_files=str(data_path("sprites", f"{style}.parquet")), split="train")
+    bars = is_progress_bar_enabled()
+    disable_progress_bar()  # a bar for a quarter of a second says nothing
+    try:
+        return load_dataset("parquet", data_files=str(data_path("sprites", f"{style}.parquet")), split="train")
+    finally:
+        if bars:
+            enable_progress_bar()
 
 
 @cache
