@@ -5,6 +5,7 @@
 Needs `npm` (to fetch the pinned packages below, once) and `rsvg-convert` (Debian: librsvg2-bin) while BUILDING. Using the
 sprites needs neither. Every row of the result carries its concept, style, role, licence and the package it came from.
 """
+
 import argparse
 import io
 import json
@@ -35,7 +36,9 @@ NAMES = ("emojibase-data", "17.0.0")  # CLDR names and keywords, MIT
 
 GROUPS = {3: "animals-nature", 4: "food-drink", 5: "travel-places", 6: "activities", 7: "objects"}
 # Twenty-four clock faces and eight phases of the moon cannot be told apart by a person at 40 pixels.
-INDISTINCT = re.compile(r"o’clock|-thirty$|^(new|full) moon$|(crescent|quarter|gibbous) moon$|^last quarter|^first quarter")
+INDISTINCT = re.compile(
+    r"o’clock|-thirty$|^(new|full) moon$|(crescent|quarter|gibbous) moon$|^last quarter|^first quarter"
+)
 
 
 def slug(name: str) -> str:
@@ -71,17 +74,27 @@ def concepts(names: Path) -> list[dict]:
         if entry.get("group") not in GROUPS or INDISTINCT.search(entry["label"]):
             continue
         old_name = unicode_names.get(entry["hexcode"], unicode_names.get(plain(entry["hexcode"]), entry["label"]))
-        found.append({
-            "concept": entry["label"].replace("’", "'").lower(), "emoji": entry["emoji"], "hexcode": plain(entry["hexcode"]),
-            "group": GROUPS[entry["group"]], "subgroup": entry["subgroup"], "keywords": entry.get("tags", []),
-            "slugs": [slug(entry["label"]), slug(old_name)],
-        })  # fmt: skip
+        found.append(
+            {
+                "concept": entry["label"].replace("’", "'").lower(),
+                "emoji": entry["emoji"],
+                "hexcode": plain(entry["hexcode"]),
+                "group": GROUPS[entry["group"]],
+                "subgroup": entry["subgroup"],
+                "keywords": entry.get("tags", []),
+                "slugs": [slug(entry["label"]), slug(old_name)],
+            }
+        )
     return found
 
 
 def rasterise(svg: str) -> bytes:
-    return subprocess.run(["rsvg-convert", "-w", str(SIZE), "-h", str(SIZE), "--keep-aspect-ratio"],
-                          input=svg.encode(), capture_output=True, check=True).stdout  # fmt: skip
+    return subprocess.run(
+        ["rsvg-convert", "-w", str(SIZE), "-h", str(SIZE), "--keep-aspect-ratio"],
+        input=svg.encode(),
+        capture_output=True,
+        check=True,
+    ).stdout
 
 
 class Drawings:
@@ -110,8 +123,10 @@ class Drawings:
             if icon := self.icons["icons"].get(name):
                 width = icon.get("width", self.icons.get("width", 16))
                 height = icon.get("height", self.icons.get("height", 16))
-                return (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-                        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">{icon["body"]}</svg>')  # fmt: skip
+                return (
+                    f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+                    f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">{icon["body"]}</svg>'
+                )
         return None
 
     def file_svg(self, concept: dict) -> str | None:
@@ -130,11 +145,21 @@ def as_sprite(png: bytes) -> bytes:
     return packed.getvalue()
 
 
-FEATURES = Features({
-    "image": Image(), "concept": Value("string"), "emoji": Value("string"), "hexcode": Value("string"),
-    "group": Value("string"), "keywords": List(Value("string")), "style": Value("string"), "role": Value("string"),
-    "licence": Value("string"), "artist": Value("string"), "package": Value("string"),
-})  # fmt: skip
+FEATURES = Features(
+    {
+        "image": Image(),
+        "concept": Value("string"),
+        "emoji": Value("string"),
+        "hexcode": Value("string"),
+        "group": Value("string"),
+        "keywords": List(Value("string")),
+        "style": Value("string"),
+        "role": Value("string"),
+        "licence": Value("string"),
+        "artist": Value("string"),
+        "package": Value("string"),
+    }
+)
 
 
 def draw_style(style: str, found: list[dict], folder: Path) -> dict[str, bytes]:
@@ -157,17 +182,31 @@ def main() -> None:
     # A concept of the world is drawn in both target styles and in at least two source styles.
     targets = [s for s, row in STYLES.items() if row[2] == "target"]
     sources = [s for s, row in STYLES.items() if row[2] == "source"]
-    kept = [c for c in found if all(c["hexcode"] in sprites[s] for s in targets)
-            and sum(c["hexcode"] in sprites[s] for s in sources) >= 2]  # fmt: skip
+    kept = [
+        c
+        for c in found
+        if all(c["hexcode"] in sprites[s] for s in targets) and sum(c["hexcode"] in sprites[s] for s in sources) >= 2
+    ]
     for style, (package, version, role, licence, artist) in STYLES.items():
-        rows = [{key: c[key] for key in ("concept", "emoji", "hexcode", "group", "keywords")}
-                | {"image": {"bytes": sprites[style][c["hexcode"]], "path": None}, "style": style, "role": role,
-                   "licence": licence, "artist": artist, "package": f"{package}@{version}"}
-                for c in kept if c["hexcode"] in sprites[style]]  # fmt: skip
+        rows = [
+            {key: c[key] for key in ("concept", "emoji", "hexcode", "group", "keywords")}
+            | {
+                "image": {"bytes": sprites[style][c["hexcode"]], "path": None},
+                "style": style,
+                "role": role,
+                "licence": licence,
+                "artist": artist,
+                "package": f"{package}@{version}",
+            }
+            for c in kept
+            if c["hexcode"] in sprites[style]
+        ]
         partial = options.out / f"{style}.parquet.partial"
         Dataset.from_list(rows, features=FEATURES).to_parquet(partial)
         partial.rename(options.out / f"{style}.parquet")
-        print(f"{style:12} {role:6} {len(rows):4} sprites  {(options.out / f'{style}.parquet').stat().st_size / 1e6:.2f} MB")
+        print(
+            f"{style:12} {role:6} {len(rows):4} sprites  {(options.out / f'{style}.parquet').stat().st_size / 1e6:.2f} MB"
+        )
     print(f"{len(kept)} concepts, {sum(len(s) for s in sprites.values())} drawings read", file=sys.stderr)
 
 

@@ -12,6 +12,7 @@ What it takes care of, each learned the hard way:
   - the language-modelling decoder shares all but its self-attention with the text encoder, as BLIP's does.
 Batches are a function of the step number alone, so a resumed run sees what an uninterrupted one would have seen.
 """
+
 import argparse
 import json
 import math
@@ -71,12 +72,31 @@ def build_processor() -> BlipProcessor:
 
 def build_config(tokenizer) -> BlipConfig:
     token = tokenizer.convert_tokens_to_ids
-    shared = {"hidden_size": HIDDEN, "intermediate_size": 4 * HIDDEN, "num_attention_heads": HEADS, "initializer_range": 0.02}
-    vision = shared | {"num_hidden_layers": VISION_LAYERS, "image_size": emoji.CANVAS, "patch_size": 16, "layer_norm_eps": 1e-6}
-    text = shared | {"num_hidden_layers": TEXT_LAYERS, "encoder_hidden_size": HIDDEN, "vocab_size": len(tokenizer),
-                     "max_position_embeddings": 64, "pad_token_id": token("[PAD]"), "bos_token_id": token("[DEC]"),
-                     "eos_token_id": token("[SEP]"), "sep_token_id": token("[SEP]")}  # fmt: skip
-    return BlipConfig(vision_config=vision, text_config=text, projection_dim=PROJECTION, image_text_hidden_size=PROJECTION)
+    shared = {
+        "hidden_size": HIDDEN,
+        "intermediate_size": 4 * HIDDEN,
+        "num_attention_heads": HEADS,
+        "initializer_range": 0.02,
+    }
+    vision = shared | {
+        "num_hidden_layers": VISION_LAYERS,
+        "image_size": emoji.CANVAS,
+        "patch_size": 16,
+        "layer_norm_eps": 1e-6,
+    }
+    text = shared | {
+        "num_hidden_layers": TEXT_LAYERS,
+        "encoder_hidden_size": HIDDEN,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 64,
+        "pad_token_id": token("[PAD]"),
+        "bos_token_id": token("[DEC]"),
+        "eos_token_id": token("[SEP]"),
+        "sep_token_id": token("[SEP]"),
+    }
+    return BlipConfig(
+        vision_config=vision, text_config=text, projection_dim=PROJECTION, image_text_hidden_size=PROJECTION
+    )
 
 
 class Pretrained(torch.nn.Module):
@@ -124,10 +144,19 @@ def make_batch(step: int, size: int, tokenizer) -> dict:
         if scene.split == "train" and styles and scene.key not in {s.key for s, _ in scenes[-4:]}:
             scenes.append((scene, draw.choice(styles)))
     pictures = np.stack([np.asarray(emoji.render(scene, style, seed=step, distort=distort)) for scene, style in scenes])
-    texts = tokenizer([draw.choice(emoji.captions(scene)) for scene, _ in scenes], padding=True, truncation=True,
-                      max_length=LENGTH, return_tensors="pt")  # fmt: skip
-    return {"pixels": normalise(pictures), "input_ids": texts.input_ids, "attention_mask": texts.attention_mask,
-            "keys": [scene.key for scene, _ in scenes]}  # fmt: skip
+    texts = tokenizer(
+        [draw.choice(emoji.captions(scene)) for scene, _ in scenes],
+        padding=True,
+        truncation=True,
+        max_length=LENGTH,
+        return_tensors="pt",
+    )
+    return {
+        "pixels": normalise(pictures),
+        "input_ids": texts.input_ids,
+        "attention_mask": texts.attention_mask,
+        "keys": [scene.key for scene, _ in scenes],
+    }
 
 
 class Batches(torch.utils.data.Dataset):
@@ -206,9 +235,14 @@ def losses(model: Pretrained, batch: dict, hardness: float, generator: torch.Gen
     itm = F.cross_entropy(logits, labels)
 
     lm = captioning_loss(model, ids[rest], mask[rest], tokens[rest])
-    return {"loss": itc + itm + lm, "itc": itc, "itm": itm, "lm": lm,
-            "itc_accuracy": (similarity.argmax(1) == torch.arange(B)).float().mean(),
-            "itm_accuracy": (logits.argmax(1) == labels).float().mean()}  # fmt: skip
+    return {
+        "loss": itc + itm + lm,
+        "itc": itc,
+        "itm": itm,
+        "lm": lm,
+        "itc_accuracy": (similarity.argmax(1) == torch.arange(B)).float().mean(),
+        "itm_accuracy": (logits.argmax(1) == labels).float().mean(),
+    }
 
 
 # --------------------------------------------------------------------------- the loop, interruptible
@@ -216,7 +250,9 @@ def losses(model: Pretrained, batch: dict, hardness: float, generator: torch.Gen
 
 def learning_rate(step: int, steps: int) -> float:
     """Warm-up, constant, then a cosine down over the last half, so that the number of steps can still be changed midway."""
-    return PEAK * min(ramp(step + 1, 0, 200), 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * ramp(step, steps // 2, steps))))
+    return PEAK * min(
+        ramp(step + 1, 0, 200), 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * ramp(step, steps // 2, steps)))
+    )
 
 
 def save_state(model: Pretrained, optimizer: torch.optim.Optimizer, step: int, log: list) -> None:
@@ -257,8 +293,9 @@ def build(seed: int = 0) -> tuple[Pretrained, torch.optim.Optimizer, BlipProcess
 def pretrain(steps: int) -> None:
     model, optimizer, processor = build()
     step, log = load_state(model, optimizer)
-    loader = torch.utils.data.DataLoader(Batches(steps, BATCH, processor.tokenizer), batch_size=None,
-                                         sampler=range(step, steps), num_workers=1)  # fmt: skip
+    loader = torch.utils.data.DataLoader(
+        Batches(steps, BATCH, processor.tokenizer), batch_size=None, sampler=range(step, steps), num_workers=1
+    )
     bar = tqdm(zip(range(step, steps), loader), initial=step, total=steps, mininterval=10)
     start = time.time()
     for step, batch in bar:
@@ -314,13 +351,18 @@ def write_card(steps: int, log: list) -> None:
         gallery = emoji.load_split("source", "test", 500, seed=seed)
         own[seed] = evaluate_retrieval(model, load_processor(), gallery, top_k=16)
     for style in emoji.TARGET_STYLES:
-        target[style] = evaluate_retrieval(model, load_processor(), emoji.load_split("target", "test", 300, style), top_k=16)
+        target[style] = evaluate_retrieval(
+            model, load_processor(), emoji.load_split("target", "test", 300, style), top_k=16
+        )
     counts = {task: sum(p.numel() for p in load_backbone(task=task).parameters()) for task in TASKS}
     rows = [(f"source styles, source wording, 500 scenes, seed {seed}", m) for seed, m in own.items()]
-    rows += [(f"{style}, target wording, 150 concepts of which 30 are new, 300 scenes", m) for style, m in target.items()]
+    rows += [
+        (f"{style}, target wording, 150 concepts of which 30 are new, 300 scenes", m) for style, m in target.items()
+    ]
     scores = "\n".join(
         f"| {name} | {100 * m.stage_one.t2i_r1:.1f} | {100 * m.t2i_r1:.1f} | {100 * m.t2i_r5:.1f} | {100 * m.i2t_r1:.1f} |"
-        for name, m in rows)  # fmt: skip
+        for name, m in rows
+    )
     last = log[-1]
     (BACKBONE / "README.md").write_text(f"""---
 license: cc-by-4.0

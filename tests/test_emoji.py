@@ -1,4 +1,5 @@
 """The emoji world: what a split promises, what a caption says, what a picture shows."""
+
 import random
 from collections import Counter
 
@@ -17,7 +18,9 @@ def test_the_world_is_as_large_as_its_data_card_says():
     for style in emoji.TARGET_STYLES:
         assert set(emoji.sprites(style)) == set(emoji.concepts())
     drawn = Counter(c for style in emoji.SOURCE_STYLES for c in emoji.sprites(style))
-    assert min(drawn[c] for c in emoji.concepts()) >= 2, "a concept needs two source styles, else its drawing is learnt by heart"
+    assert min(drawn[c] for c in emoji.concepts()) >= 2, (
+        "a concept needs two source styles, else its drawing is learnt by heart"
+    )
 
 
 def test_every_sprite_row_carries_its_licence():
@@ -33,7 +36,10 @@ def test_target_concepts_are_partly_new_and_the_source_world_never_shows_a_held_
 
 
 def test_no_scene_is_in_two_splits_whatever_the_seed():
-    keys = {s: {x.key for seed in range(3) for x in emoji.sample_scenes(150, s, emoji.target_concepts(), seed)} for s in emoji.SPLITS}
+    keys = {
+        s: {x.key for seed in range(3) for x in emoji.sample_scenes(150, s, emoji.target_concepts(), seed)}
+        for s in emoji.SPLITS
+    }
     assert not (keys["train"] & keys["test"] or keys["train"] & keys["val"] or keys["val"] & keys["test"])
 
 
@@ -78,7 +84,10 @@ def test_a_relation_is_where_the_picture_has_it():
 
 def test_sprites_are_never_enlarged_and_pictures_have_the_canvas_size():
     assert max(*emoji.SIZES.values(), emoji.PAIR_SIZE, emoji.COUNT_SIZE) <= 64
-    assert emoji.render(emoji.Scene("single", ("fox",), "blue", size="big"), "noto").size == (emoji.CANVAS, emoji.CANVAS)
+    assert emoji.render(emoji.Scene("single", ("fox",), "blue", size="big"), "noto").size == (
+        emoji.CANVAS,
+        emoji.CANVAS,
+    )
 
 
 def test_a_twin_keeps_the_objects_and_changes_what_is_said():
@@ -88,10 +97,15 @@ def test_a_twin_keeps_the_objects_and_changes_what_is_said():
         assert sorted(other.concepts) == sorted(scene.concepts) and other.key != scene.key
 
 
-@pytest.mark.parametrize("call", [
-    lambda: emoji.load_split("moon"), lambda: emoji.load_split("target", "dev"), lambda: emoji.load_split("target", style="cubist"),
-    lambda: emoji.sample_scenes(10_000, "test", emoji.concepts()[:2], 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: emoji.load_split("moon"),
+        lambda: emoji.load_split("target", "dev"),
+        lambda: emoji.load_split("target", style="cubist"),
+        lambda: emoji.sample_scenes(10_000, "test", emoji.concepts()[:2], 0),
+    ],
+)
 def test_bad_requests_name_cause_and_cure(call):
     with pytest.raises(UniAdapterError, match=".+\n.+"):
         call()
@@ -99,8 +113,15 @@ def test_bad_requests_name_cause_and_cure(call):
 
 def test_own_pictures_become_the_same_kind_of_data(tmp_path):
     Image.new("L", (30, 50)).save(tmp_path / "grey.png")
-    data = own_pictures([tmp_path / "grey.png", Image.new("RGBA", (9, 9))], ["a grey wall", ["a hole", "nothing at all"]])
+    data = own_pictures(
+        [tmp_path / "grey.png", Image.new("RGBA", (9, 9))], ["a grey wall", ["a hole", "nothing at all"]]
+    )
     assert data[0]["image"].mode == "RGB" and data["captions"] == [["a grey wall"], ["a hole", "nothing at all"]]
-    for bad in (([], []), ([tmp_path / "grey.png"], [[]]), ([tmp_path / "no.png"], ["x"]), ([tmp_path / "grey.png"], ["a", "b"])):
+    for bad in (
+        ([], []),
+        ([tmp_path / "grey.png"], [[]]),
+        ([tmp_path / "no.png"], ["x"]),
+        ([tmp_path / "grey.png"], ["a", "b"]),
+    ):
         with pytest.raises(UniAdapterError):
             own_pictures(*bad)

@@ -1,4 +1,5 @@
 """The main job as its user runs it, made small: what it prints, what it leaves behind, what it says when it cannot."""
+
 import json
 import re
 from dataclasses import asdict

@@ -1,4 +1,5 @@
 """Figures: that they show the data they were given. How they look is checked by looking."""
+
 import matplotlib.colors as mcolors
 import numpy as np
 import pytest
@@ -34,7 +35,10 @@ def test_before_and_after_frames_the_right_picture_where_it_was_found_and_only_t
 
 def test_learning_curves_draw_the_values_and_their_running_mean():
     axes = viz.learning_curves({"UniAdapter": [{"step": i, "loss": float(i)} for i in range(5)]}, smooth=2).axes[0]
-    raw, mean = (line.get_ydata().tolist() if hasattr(line.get_ydata(), "tolist") else list(line.get_ydata()) for line in axes.lines)
+    raw, mean = (
+        line.get_ydata().tolist() if hasattr(line.get_ydata(), "tolist") else list(line.get_ydata())
+        for line in axes.lines
+    )
     assert raw == [0, 1, 2, 3, 4] and mean == [0, 0.5, 1.5, 2.5, 3.5]
 
 

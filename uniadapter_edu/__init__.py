@@ -14,14 +14,14 @@ from uniadapter_edu._versions import check_versions
 
 check_versions()  # before anything imports transformers: a wrong version should say so, not fail somewhere inside
 
-from uniadapter_edu._files import data_path, verify_checksums  # noqa: E402
-from uniadapter_edu.accounting import PeakMemory, size_on_disk, trainable_parameters  # noqa: E402
-from uniadapter_edu.adapter import UniAdapter  # noqa: E402
-from uniadapter_edu.backbones import load_backbone, load_processor  # noqa: E402
-from uniadapter_edu.checkpoint import load_adapters, save_adapters  # noqa: E402
-from uniadapter_edu.config import UniAdapterConfig  # noqa: E402
-from uniadapter_edu.errors import UniAdapterError  # noqa: E402
-from uniadapter_edu.insertion import (  # noqa: E402
+from uniadapter_edu._files import data_path, verify_checksums
+from uniadapter_edu.accounting import PeakMemory, size_on_disk, trainable_parameters
+from uniadapter_edu.adapter import UniAdapter
+from uniadapter_edu.backbones import load_backbone, load_processor
+from uniadapter_edu.checkpoint import load_adapters, save_adapters
+from uniadapter_edu.config import UniAdapterConfig
+from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.insertion import (
     adapters_disabled,
     encode_video,
     folded_texts,
@@ -31,9 +31,9 @@ from uniadapter_edu.insertion import (  # noqa: E402
     remove_adapters,
     set_adapter,
 )
-from uniadapter_edu.metrics import RetrievalMetrics  # noqa: E402
-from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval, search  # noqa: E402
-from uniadapter_edu.training import (  # noqa: E402
+from uniadapter_edu.metrics import RetrievalMetrics
+from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval, search
+from uniadapter_edu.training import (
     History,
     TrainConfig,
     full_fine_tuning,
@@ -42,17 +42,19 @@ from uniadapter_edu.training import (  # noqa: E402
     lora_rank_for,
     train,
 )
-from uniadapter_edu.worlds import emoji  # noqa: E402
-from uniadapter_edu.worlds.own import own_pictures  # noqa: E402
+from uniadapter_edu.worlds import emoji
+from uniadapter_edu.worlds.own import own_pictures
 
 __version__ = "0.1.0"
 
-__all__ = """
-    load_backbone load_processor emoji own_pictures RetrievalTask evaluate_retrieval search RetrievalMetrics
-    freeze trainable_parameters linear_probe full_fine_tuning
-    UniAdapterConfig UniAdapter insert_adapters adapters_disabled remove_adapters
-    train TrainConfig History lora lora_rank_for PeakMemory size_on_disk
-    save_adapters load_adapters set_adapter
-    encode_video frame_weights folded_texts
-    data_path verify_checksums UniAdapterError
-""".split()
+# fmt: off
+__all__ = [  # noqa: RUF022 (in the order in which the course meets them)
+    "load_backbone", "load_processor", "emoji", "own_pictures", "RetrievalTask", "evaluate_retrieval", "search", "RetrievalMetrics",
+    "freeze", "trainable_parameters", "linear_probe", "full_fine_tuning",
+    "UniAdapterConfig", "UniAdapter", "insert_adapters", "adapters_disabled", "remove_adapters",
+    "train", "TrainConfig", "History", "lora", "lora_rank_for", "PeakMemory", "size_on_disk",
+    "save_adapters", "load_adapters", "set_adapter",
+    "encode_video", "frame_weights", "folded_texts",
+    "data_path", "verify_checksums", "UniAdapterError",
+]
+# fmt: on

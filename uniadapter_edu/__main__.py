@@ -26,15 +26,31 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser(job) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m uniadapter_edu", description="UniAdapter, to learn, use and teach.")
+    parser = argparse.ArgumentParser(
+        prog="python -m uniadapter_edu", description="UniAdapter, to learn, use and teach."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
-    quick = commands.add_parser("quickstart", help="adapt the embedded BLIP to a new world, beside the alternatives",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
-    quick.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder for adapters, figures, results")
-    quick.add_argument("--methods", nargs="+", default=[job.slug(m) for m in job.RUN_BY_DEFAULT],
-                       choices=[*map(job.slug, job.METHODS), "all"], help="what to run here")  # fmt: skip
-    quick.add_argument("--fresh", action="store_true", help="begin anew instead of going on where a run was interrupted")
-    quick.add_argument("--record", action="store_true", help="make these runs the saved ones that ship with the package")
+    quick = commands.add_parser(
+        "quickstart",
+        help="adapt the embedded BLIP to a new world, beside the alternatives",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    quick.add_argument(
+        "--output", type=Path, default=Path("runs/quickstart"), help="folder for adapters, figures, results"
+    )
+    quick.add_argument(
+        "--methods",
+        nargs="+",
+        default=[job.slug(m) for m in job.RUN_BY_DEFAULT],
+        choices=[*map(job.slug, job.METHODS), "all"],
+        help="what to run here",
+    )
+    quick.add_argument(
+        "--fresh", action="store_true", help="begin anew instead of going on where a run was interrupted"
+    )
+    quick.add_argument(
+        "--record", action="store_true", help="make these runs the saved ones that ship with the package"
+    )
     for field in fields(job.Settings):
         quick.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
     return parser

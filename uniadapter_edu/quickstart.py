@@ -102,15 +102,24 @@ def run_method(method: str, settings: Settings, data: dict, folder: Path) -> tup
     with PeakMemory() as memory:
         if method != "frozen":
             task = RetrievalTask(model, processor, seed=settings.seed)
-            config = TrainConfig(steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed,
-                                 learning_rate=LEARNING_RATES[method])  # fmt: skip
+            config = TrainConfig(
+                steps=settings.steps,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                learning_rate=LEARNING_RATES[method],
+            )
             history = train(model, task, data["train"], config, folder=folder / slug(method), resume=True)
         metrics = evaluate_retrieval(model, processor, data["test"], top_k=settings.top_k)
     ledger = trainable_parameters(model)
     result = Result(
-        method, metrics, 0 if method == "frozen" else ledger.trainable, 0.0 if method == "frozen" else ledger.percent,
-        history.seconds_per_step if history else None, memory.peak_mb, keep(method, model, folder),
-    )  # fmt: skip
+        method,
+        metrics,
+        0 if method == "frozen" else ledger.trainable,
+        0.0 if method == "frozen" else ledger.percent,
+        history.seconds_per_step if history else None,
+        memory.peak_mb,
+        keep(method, model, folder),
+    )
     return result, history, model
 
 
@@ -149,11 +158,14 @@ def _cells(result: Result) -> list[str]:
     m = result.metrics
     scores = (m.t2i_r1, m.t2i_r5, m.t2i_r10, m.i2t_r1, m.i2t_r5, m.i2t_r10)
     return [
-        result.method + ("*" if result.saved_run else ""), *(f"{100 * score:.1f}" for score in scores),
-        f"{result.trainable:,}", f"{result.percent:.2f}",
+        result.method + ("*" if result.saved_run else ""),
+        *(f"{100 * score:.1f}" for score in scores),
+        f"{result.trainable:,}",
+        f"{result.percent:.2f}",
         "" if result.seconds_per_step is None else f"{result.seconds_per_step:.2f}",
-        "" if result.peak_memory_mb is None else f"{result.peak_memory_mb:.0f}", f"{result.disk_bytes / 1e6:.2f}",
-    ]  # fmt: skip
+        "" if result.peak_memory_mb is None else f"{result.peak_memory_mb:.0f}",
+        f"{result.disk_bytes / 1e6:.2f}",
+    ]
 
 
 def _header(head: list[str], widths: list[int]) -> str:
@@ -169,19 +181,28 @@ def _header(head: list[str], widths: list[int]) -> str:
 # --------------------------------------------------------------------------- the command
 
 
-def quickstart(folder: Path, methods: tuple[str, ...] = RUN_BY_DEFAULT, settings: Settings = Settings(),
-               fresh: bool = False, record: bool = False) -> list[Result]:  # fmt: skip
+def quickstart(
+    folder: Path,
+    methods: tuple[str, ...] = RUN_BY_DEFAULT,
+    settings: Settings = Settings(),
+    fresh: bool = False,
+    record: bool = False,
+) -> list[Result]:
     """Run `methods`, print the table, and leave figures, results and adapters in `folder`. Returns the table's rows."""
     if fresh and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     backbone = sum(p.numel() for p in load_backbone().parameters())
-    print(f"A BLIP of {backbone:,} parameters knows {len(emoji.known_concepts())} things in {len(emoji.SOURCE_STYLES)} art "
-          f"styles.\nIt now meets {len(emoji.target_concepts())} things, 30 of them new to it, in the style of "
-          f"{settings.style} and in other words.\nEach method trains on {settings.scenes} scenes for {settings.steps} steps "
-          f"and then searches {settings.gallery} unseen scenes.\nEverything is written to {folder}/\n")  # fmt: skip
-    data = {"train": emoji.load_split("target", "train", settings.scenes, settings.style),
-            "test": emoji.load_split("target", "test", settings.gallery, settings.style)}  # fmt: skip
+    print(
+        f"A BLIP of {backbone:,} parameters knows {len(emoji.known_concepts())} things in {len(emoji.SOURCE_STYLES)} art "
+        f"styles.\nIt now meets {len(emoji.target_concepts())} things, 30 of them new to it, in the style of "
+        f"{settings.style} and in other words.\nEach method trains on {settings.scenes} scenes for {settings.steps} steps "
+        f"and then searches {settings.gallery} unseen scenes.\nEverything is written to {folder}/\n"
+    )
+    data = {
+        "train": emoji.load_split("target", "train", settings.scenes, settings.style),
+        "test": emoji.load_split("target", "test", settings.gallery, settings.style),
+    }
 
     results, histories, models = [], {}, {}
     for method in METHODS:
@@ -210,15 +231,21 @@ def quickstart(folder: Path, methods: tuple[str, ...] = RUN_BY_DEFAULT, settings
 
 def draw(folder: Path, results: list[Result], histories: dict, models: dict, gallery, settings: Settings) -> None:
     """The figures, as PNG files."""
-    figures = {"gallery": viz.contact_sheet(gallery, title="The new world: some scenes to be found, and how they are told")}
+    figures = {
+        "gallery": viz.contact_sheet(gallery, title="The new world: some scenes to be found, and how they are told")
+    }
     if histories:
         figures["learning_curves"] = viz.learning_curves({name: history.rows for name, history in histories.items()})
-    figures["methods"] = viz.methods_chart([{"method": r.method, "percent": r.percent, "r1": r.metrics.t2i_r1} for r in results])
+    figures["methods"] = viz.methods_chart(
+        [{"method": r.method, "percent": r.percent, "r1": r.metrics.t2i_r1} for r in results]
+    )
     if {"frozen", "UniAdapter"} <= models.keys():
         right = list(range(0, len(gallery), len(gallery) // 6))[:6]  # evenly spaced, not picked
         queries = [gallery[i]["captions"][0] for i in right]
-        found = [search(models[name], load_processor(), gallery, queries, top_k=settings.top_k)[0][:, :4].tolist()
-                 for name in ("frozen", "UniAdapter")]  # fmt: skip
+        found = [
+            search(models[name], load_processor(), gallery, queries, top_k=settings.top_k)[0][:, :4].tolist()
+            for name in ("frozen", "UniAdapter")
+        ]
         figures["before_after"] = viz.before_after(gallery, queries, *found, right, labels=("frozen", "UniAdapter"))
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png")
@@ -230,9 +257,11 @@ def load_back(folder: Path, results: list[Result], gallery, settings: Settings) 
     model = load_adapters(load_backbone(), folder / "adapters")
     again = evaluate_retrieval(model, load_processor(), gallery, top_k=settings.top_k, progress=False)
     before = next(r.metrics for r in results if r.method == "UniAdapter")
-    print(f"Adapters: {folder}/adapters, {size_on_disk(folder / 'adapters') / 1e6:.2f} MB. Loaded into a fresh backbone, they "
-          f"give R@1 {100 * again.t2i_r1:.1f} and {100 * again.i2t_r1:.1f}: "
-          f"{'the same numbers' if again == before else 'OTHER numbers'}.")  # fmt: skip
+    print(
+        f"Adapters: {folder}/adapters, {size_on_disk(folder / 'adapters') / 1e6:.2f} MB. Loaded into a fresh backbone, they "
+        f"give R@1 {100 * again.t2i_r1:.1f} and {100 * again.i2t_r1:.1f}: "
+        f"{'the same numbers' if again == before else 'OTHER numbers'}."
+    )
     if again != before:
         raise UniAdapterError(
             f"The adapters that were saved score otherwise than those that were trained: {again} instead of {before}.",
@@ -257,8 +286,14 @@ def record_runs(results: list[Result], histories: dict, settings: Settings) -> N
     """Make these results the ones that ship with the package."""
     path = data_path().joinpath(*SAVED_RUNS)
     path.parent.mkdir(exist_ok=True)
-    _write_json(path, {"settings": asdict(settings), "results": {r.method: r.to_dict() for r in results if not r.saved_run},
-                       "histories": {name: history.to_dict() for name, history in histories.items()}})  # fmt: skip
+    _write_json(
+        path,
+        {
+            "settings": asdict(settings),
+            "results": {r.method: r.to_dict() for r in results if not r.saved_run},
+            "histories": {name: history.to_dict() for name, history in histories.items()},
+        },
+    )
     print(f"Recorded in {path}; run `python -m uniadapter_edu._files data` before committing it.")
 
 

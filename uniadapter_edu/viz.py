@@ -3,6 +3,7 @@
 Figures are built without pyplot, so that they are freed when you drop them and work in threads, widgets and tests alike.
 In a notebook, a `Figure` as a cell's last line is displayed.
 """
+
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
@@ -12,10 +13,17 @@ from matplotlib.patches import FancyBboxPatch
 
 # The course's colours: one per branch and per method, the same in every figure. They differ in lightness, too.
 COLOURS = {
-    "vision": "#3b6fb6", "text": "#e08a2e", "cross": "#4a9c5d", "frozen": "#9a9a9a",
-    "linear probe": "#b58fc9", "LoRA": "#e08a2e", "UniAdapter": "#3b6fb6", "full fine-tuning": "#333333",
-    "right": "#2e9e4f", "wrong": "#c9c9c9",
-}  # fmt: skip
+    "vision": "#3b6fb6",
+    "text": "#e08a2e",
+    "cross": "#4a9c5d",
+    "frozen": "#9a9a9a",
+    "linear probe": "#b58fc9",
+    "LoRA": "#e08a2e",
+    "UniAdapter": "#3b6fb6",
+    "full fine-tuning": "#333333",
+    "right": "#2e9e4f",
+    "wrong": "#c9c9c9",
+}
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list]:
@@ -29,7 +37,9 @@ def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
     return figure, panels
 
 
-def contact_sheet(dataset: Dataset, n: int = 12, columns: int = 6, caption: int | None = 0, title: str | None = None) -> Figure:
+def contact_sheet(
+    dataset: Dataset, n: int = 12, columns: int = 6, caption: int | None = 0, title: str | None = None
+) -> Figure:
     """The first `n` pictures of any data set with the columns `image` and `captions`.
 
     caption  which caption to print beneath each picture; None prints none
@@ -48,9 +58,13 @@ def contact_sheet(dataset: Dataset, n: int = 12, columns: int = 6, caption: int 
 
 
 def before_after(
-    dataset: Dataset, queries: Sequence[str], before: Sequence[Sequence[int]], after: Sequence[Sequence[int]],
-    right: Sequence[int], labels: tuple[str, str] = ("frozen", "adapted"),
-) -> Figure:  # fmt: skip
+    dataset: Dataset,
+    queries: Sequence[str],
+    before: Sequence[Sequence[int]],
+    after: Sequence[Sequence[int]],
+    right: Sequence[int],
+    labels: tuple[str, str] = ("frozen", "adapted"),
+) -> Figure:
     """The same typed queries answered by two models: a row a query, the top pictures of each model side by side.
 
     before, after  for each query the indices of the top pictures, best first, by the first and by the second model
@@ -65,12 +79,21 @@ def before_after(
                 panel = panels[row, start + place]
                 panel.imshow(dataset[int(index)]["image"], interpolation="nearest")
                 hit = index == right[row]
-                panel.spines[:].set(visible=True, color=COLOURS["right" if hit else "wrong"], linewidth=3.5 if hit else 0.6)
+                panel.spines[:].set(
+                    visible=True, color=COLOURS["right" if hit else "wrong"], linewidth=3.5 if hit else 0.6
+                )
         # Out of the layout: a long query would push the first column away from the second.
         panels[row, 0].text(0, 1.06, f"“{query}”", fontsize=8.5, transform=panels[row, 0].transAxes, in_layout=False)
     for label, start in zip(labels, (0, k + 1)):
-        panels[0, start].text(0, 1.32, f"{label}, best first →", fontsize=9, fontweight="bold",
-                              transform=panels[0, start].transAxes, in_layout=False)  # fmt: skip
+        panels[0, start].text(
+            0,
+            1.32,
+            f"{label}, best first →",
+            fontsize=9,
+            fontweight="bold",
+            transform=panels[0, start].transAxes,
+            in_layout=False,
+        )
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
     return figure
 
@@ -99,9 +122,13 @@ def methods_chart(rows: Sequence[Mapping], score: str = "r1") -> Figure:
     axes = figure.subplots()
     for row in rows:
         axes.scatter(row["percent"], 100 * row[score], s=90, color=COLOURS.get(row["method"]), zorder=3)
-        axes.annotate(f" {row['method']}  {100 * row[score]:.0f}", (row["percent"], 100 * row[score]), fontsize=9, va="bottom")
+        axes.annotate(
+            f" {row['method']}  {100 * row[score]:.0f}", (row["percent"], 100 * row[score]), fontsize=9, va="bottom"
+        )
     axes.set_xscale("symlog", linthresh=1)
-    axes.set(xlabel="trainable parameters, % of the backbone", ylabel="right picture first, % of queries", xlim=(-0.1, 400))
+    axes.set(
+        xlabel="trainable parameters, % of the backbone", ylabel="right picture first, % of queries", xlim=(-0.1, 400)
+    )
     axes.set_ylim(0, 100)
     axes.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     axes.spines[["top", "right"]].set_visible(False)
@@ -118,17 +145,28 @@ def method_diagram() -> Figure:
 
     def box(x, y, width, height, text, face, ink="black", size=8.5):
         style = "round,pad=0.02,rounding_size=1"
-        axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=face, edgecolor="none", zorder=2))
+        axes.add_patch(
+            FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=face, edgecolor="none", zorder=2)
+        )
         axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=ink, zorder=3)
 
     def arrow(start, end, colour="#555555", bend=0.0):
-        curve = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.4, "connectionstyle": f"arc3,rad={bend}", "shrinkA": 0, "shrinkB": 0}
+        curve = {
+            "arrowstyle": "-|>",
+            "color": colour,
+            "linewidth": 1.4,
+            "connectionstyle": f"arc3,rad={bend}",
+            "shrinkA": 0,
+            "shrinkB": 0,
+        }
         axes.annotate("", end, start, arrowprops=curve, zorder=4)
 
     grey, pale = "#d9d9d9", "#f1f1f1"
-    towers = (("vision", 2, "vision block $i$", ("attention", "MLP")),
-              ("text", 33, "text layer $i$", ("self-attention", "feed-forward")),
-              ("cross", 64, "multimodal layer $i$", ("self- and cross-attention", "feed-forward")))  # fmt: skip
+    towers = (
+        ("vision", 2, "vision block $i$", ("attention", "MLP")),
+        ("text", 33, "text layer $i$", ("self-attention", "feed-forward")),
+        ("cross", 64, "multimodal layer $i$", ("self- and cross-attention", "feed-forward")),
+    )
     for branch, x, title, (first, second) in towers:
         box(x, 22, 26, 22, "", pale)
         axes.text(x + 13, 42, title, ha="center", va="center", fontsize=10, fontweight="bold")
@@ -144,6 +182,22 @@ def method_diagram() -> Figure:
     # the multimodal branch also uses the text up-projection
     arrow((59.6, 16.7), (78.3, 16.7), COLOURS["text"])
     axes.text(69, 17.6, "reused", ha="center", fontsize=7.5, color=COLOURS["text"])
-    box(2, 3, 88, 6, "one bottleneck for all three:   $z(h)=\\mathrm{ReLU}(W_{down}\\,\\mathrm{LN}(h)+b)$", "#333333", "white", 11)
-    axes.text(46, 0.8, "grey: frozen BLIP        coloured and black: all that trains, besides three small heads", ha="center", fontsize=8.5, color="#555555")
+    box(
+        2,
+        3,
+        88,
+        6,
+        "one bottleneck for all three:   $z(h)=\\mathrm{ReLU}(W_{down}\\,\\mathrm{LN}(h)+b)$",
+        "#333333",
+        "white",
+        11,
+    )
+    axes.text(
+        46,
+        0.8,
+        "grey: frozen BLIP        coloured and black: all that trains, besides three small heads",
+        ha="center",
+        fontsize=8.5,
+        color="#555555",
+    )
     return figure

@@ -7,6 +7,7 @@ pre-trained on; a target style with the target wording is the new world that ada
     scene keys ──hash──> train | val | test      a scene belongs to ONE split for ever, whatever the style or seed
     concepts ──seed──> known | held out          the backbone never saw a held-out concept, in no style
 """
+
 import hashlib
 import random
 from dataclasses import asdict, dataclass
@@ -26,33 +27,73 @@ SPLITS = ("train", "val", "test")
 
 # Light enough for black line art, far enough apart to be named. RGB.
 COLOURS = {
-    "red": (244, 143, 133), "orange": (255, 190, 110), "yellow": (255, 240, 130), "green": (160, 224, 160),
-    "blue": (146, 190, 250), "purple": (200, 165, 243), "white": (255, 255, 255), "grey": (188, 192, 198),
-}  # fmt: skip
+    "red": (244, 143, 133),
+    "orange": (255, 190, 110),
+    "yellow": (255, 240, 130),
+    "green": (160, 224, 160),
+    "blue": (146, 190, 250),
+    "purple": (200, 165, 243),
+    "white": (255, 255, 255),
+    "grey": (188, 192, 198),
+}
 SIZES = {"big": 64, "small": 34}  # pixels; sprites are 64 px and are never enlarged
 PAIR_SIZE, COUNT_SIZE = 44, 40
 COUNTS = {2: "two", 3: "three", 4: "four"}
-RELATIONS = ("left", "above")  # the first object's place; "right" and "below" are the same scenes told from the other side
+RELATIONS = (
+    "left",
+    "above",
+)  # the first object's place; "right" and "below" are the same scenes told from the other side
 
 # What the backbone has read ...
 SOURCE_WORDING = {
-    "single": ("a {size} {a} on a {colour} background", "a {colour} picture of a {size} {a}",
-               "there is a {size} {a} in front of {colour}", "the {a} is {size} and the background is {colour}"),
-    "left": ("a {a} left of a {b} on a {colour} background", "a {b} right of a {a} on a {colour} background",
-             "a {colour} picture with a {a} on the left and a {b} on the right", "a {b} is right of a {a} in front of {colour}"),
-    "above": ("a {a} above a {b} on a {colour} background", "a {b} below a {a} on a {colour} background",
-              "a {colour} picture with a {a} above and a {b} below", "a {b} is below a {a} in front of {colour}"),
-    "count": ("{n} of the {a} on a {colour} background", "a {colour} picture of {n} {a}",
-              "there are {n} of the {a} in front of {colour}", "{a} and the number is {n} on {colour}"),
-}  # fmt: skip
+    "single": (
+        "a {size} {a} on a {colour} background",
+        "a {colour} picture of a {size} {a}",
+        "there is a {size} {a} in front of {colour}",
+        "the {a} is {size} and the background is {colour}",
+    ),
+    "left": (
+        "a {a} left of a {b} on a {colour} background",
+        "a {b} right of a {a} on a {colour} background",
+        "a {colour} picture with a {a} on the left and a {b} on the right",
+        "a {b} is right of a {a} in front of {colour}",
+    ),
+    "above": (
+        "a {a} above a {b} on a {colour} background",
+        "a {b} below a {a} on a {colour} background",
+        "a {colour} picture with a {a} above and a {b} below",
+        "a {b} is below a {a} in front of {colour}",
+    ),
+    "count": (
+        "{n} of the {a} on a {colour} background",
+        "a {colour} picture of {n} {a}",
+        "there are {n} of the {a} in front of {colour}",
+        "{a} and the number is {n} on {colour}",
+    ),
+}
 # ... and how the new world talks: telegraphic, in another order, with words that the backbone has never read.
 TARGET_WORDING = {
     "single": ("{a}, {size}, {colour}", "{colour} canvas, {size} {a}", "just one {size} {a} upon {colour}"),
-    "left": ("left {a} right {b}, {colour}", "{colour} canvas, {a} then {b} sideways", "leftmost {a}, rightmost {b}, {colour}"),
-    "above": ("top {a} bottom {b}, {colour}", "{colour} canvas, {a} then {b} downwards", "upper {a}, lower {b}, {colour}"),
+    "left": (
+        "left {a} right {b}, {colour}",
+        "{colour} canvas, {a} then {b} sideways",
+        "leftmost {a}, rightmost {b}, {colour}",
+    ),
+    "above": (
+        "top {a} bottom {b}, {colour}",
+        "{colour} canvas, {a} then {b} downwards",
+        "upper {a}, lower {b}, {colour}",
+    ),
     "count": ("{a} times {n}, {colour}", "{colour} canvas, {n} by {a}", "just {n} {a} upon {colour}"),
-}  # fmt: skip
-NEW_WORDS = {"big": "huge", "small": "tiny", "red": "crimson", "orange": "amber", "green": "emerald", "purple": "violet"}
+}
+NEW_WORDS = {
+    "big": "huge",
+    "small": "tiny",
+    "red": "crimson",
+    "orange": "amber",
+    "green": "emerald",
+    "purple": "violet",
+}
 WORDINGS = {"source": (SOURCE_WORDING, {}), "target": (TARGET_WORDING, NEW_WORDS)}
 
 
@@ -156,9 +197,13 @@ def twin(draw: random.Random, scene: Scene) -> Scene:
     if scene.kind == "single":
         return Scene("single", scene.concepts, scene.colour, size=next(s for s in SIZES if s != scene.size))
     if scene.kind == "count":
-        return Scene("count", scene.concepts, scene.colour, number=draw.choice([n for n in COUNTS if n != scene.number]))
+        return Scene(
+            "count", scene.concepts, scene.colour, number=draw.choice([n for n in COUNTS if n != scene.number])
+        )
     other_relation = RELATIONS[scene.kind == RELATIONS[0]]
-    return draw.choice([Scene(scene.kind, scene.concepts[::-1], scene.colour), Scene(other_relation, scene.concepts, scene.colour)])
+    return draw.choice(
+        [Scene(scene.kind, scene.concepts[::-1], scene.colour), Scene(other_relation, scene.concepts, scene.colour)]
+    )
 
 
 def sample_scenes(n: int, split: str, names: tuple[str, ...], seed: int, twins: float = 0.2, **mix) -> list[Scene]:
@@ -233,11 +278,20 @@ def render(scene: Scene, style: str, seed: int = 0, distort=None) -> PILImage.Im
 
 # --------------------------------------------------------------------------- data sets
 
-FEATURES = Features({
-    "image": Image(), "captions": List(Value("string")), "scene": Value("string"), "style": Value("string"),
-    "licence": Value("string"), "kind": Value("string"), "concepts": List(Value("string")), "colour": Value("string"),
-    "size": Value("string"), "number": Value("int64"),
-})  # fmt: skip
+FEATURES = Features(
+    {
+        "image": Image(),
+        "captions": List(Value("string")),
+        "scene": Value("string"),
+        "style": Value("string"),
+        "licence": Value("string"),
+        "kind": Value("string"),
+        "concepts": List(Value("string")),
+        "colour": Value("string"),
+        "size": Value("string"),
+        "number": Value("int64"),
+    }
+)
 
 
 def as_dataset(scenes: list[Scene], styles: tuple[str, ...], wording: str, seed: int) -> Dataset:
@@ -248,13 +302,22 @@ def as_dataset(scenes: list[Scene], styles: tuple[str, ...], wording: str, seed:
     draw, rows = random.Random(seed), []
     for scene in scenes:
         style = draw.choice([s for s in styles if all(c in sprites(s) for c in scene.concepts)])
-        rows.append({"image": render(scene, style, seed), "captions": captions(scene, wording), "scene": scene.key,
-                     "style": style, "licence": sprite_table(style)[0]["licence"],
-                     **{k: v for k, v in asdict(scene).items() if k in FEATURES}})  # fmt: skip
+        rows.append(
+            {
+                "image": render(scene, style, seed),
+                "captions": captions(scene, wording),
+                "scene": scene.key,
+                "style": style,
+                "licence": sprite_table(style)[0]["licence"],
+                **{k: v for k, v in asdict(scene).items() if k in FEATURES},
+            }
+        )
     return Dataset.from_list(rows, features=FEATURES)
 
 
-def load_split(world: str = "target", split: str = "train", size: int = 1000, style: str | None = None, seed: int = 0) -> Dataset:
+def load_split(
+    world: str = "target", split: str = "train", size: int = 1000, style: str | None = None, seed: int = 0
+) -> Dataset:
     """A split of one of the two worlds.
 
     world  "source": the five source styles, known concepts, source wording (what pre-training showed);

@@ -1,4 +1,5 @@
 """Your own pictures and your own words, in the form in which every task here reads them."""
+
 from collections.abc import Sequence
 from pathlib import Path
 
