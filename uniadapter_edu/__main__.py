@@ -5,13 +5,13 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from uniadapter_edu import quickstart as job
 from uniadapter_edu.errors import UniAdapterError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from uniadapter_edu import quickstart as job  # seconds to import: after --help has been answered
-
-    options = _parser(job).parse_args(arguments)
+    """Run a command line; returns the exit status: 0, 2 for bad input, 130 for an interruption."""
+    options = _parser().parse_args(arguments)
     methods = tuple(m for m in job.METHODS if job.slug(m) in options.methods or "all" in options.methods)
     settings = job.Settings(**{field.name: getattr(options, field.name) for field in fields(job.Settings)})
     try:
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser(job) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m uniadapter_edu", description="UniAdapter, to learn, use and teach."
     )

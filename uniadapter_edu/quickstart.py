@@ -3,7 +3,7 @@
     python -m uniadapter_edu quickstart
 
 Every method gets the same scenes, steps, batches, losses and trained heads; only what else trains differs, and the
-learning rate, which was chosen for each method on the validation split (`python -m uniadapter_edu tune` repeats that).
+learning rate, which was chosen for each method on the validation split (`data/tune_quickstart.py`, `data/quickstart/`).
 """
 
 import json
@@ -96,30 +96,31 @@ def uniadapter_budget(settings: Settings) -> int:
     return trainable_parameters(prepare("UniAdapter", settings)).trainable
 
 
-def run_method(method: str, settings: Settings, data: dict, folder: Path) -> tuple[Result, History | None, nn.Module]:
-    """Train one method (from where it was interrupted, if it was) and score it on the gallery."""
-    model, processor, history = prepare(method, settings), load_processor(), None
-    with PeakMemory() as memory:
-        if method != "frozen":
-            task = RetrievalTask(model, processor, seed=settings.seed)
-            config = TrainConfig(
-                steps=settings.steps,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-                learning_rate=LEARNING_RATES[method],
-            )
-            history = train(model, task, data["train"], config, folder=folder / slug(method), resume=True)
-        metrics = evaluate_retrieval(model, processor, data["test"], top_k=settings.top_k)
-    ledger = trainable_parameters(model)
-    result = Result(
-        method,
-        metrics,
-        0 if method == "frozen" else ledger.trainable,
-        0.0 if method == "frozen" else ledger.percent,
-        history.seconds_per_step if history else None,
-        memory.peak_mb,
-        keep(method, model, folder),
+def train_method(
+    method: str, settings: Settings, dataset, folder: Path, learning_rate: float | None = None
+) -> tuple[nn.Module, History | None]:
+    """Train one method, from where it was interrupted if it was; the frozen model needs no training and no history."""
+    model = prepare(method, settings)
+    if method == "frozen":
+        return model, None
+    config = TrainConfig(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        learning_rate=learning_rate or LEARNING_RATES[method],
     )
+    task = RetrievalTask(model, load_processor(), seed=settings.seed)
+    return model, train(model, task, dataset, config, folder=folder / slug(method), resume=True)
+
+
+def run_method(method: str, settings: Settings, data: dict, folder: Path) -> tuple[Result, History | None, nn.Module]:
+    """Train one method, score it on the gallery, save it, and note what all that took."""
+    with PeakMemory() as memory:
+        model, history = train_method(method, settings, data["train"], folder)
+        metrics = evaluate_retrieval(model, load_processor(), data["test"], top_k=settings.top_k)
+    ledger, seconds = trainable_parameters(model), history.seconds_per_step if history else None
+    size = keep(method, model, folder)
+    result = Result(method, metrics, ledger.trainable, ledger.percent, seconds, memory.peak_mb, size)
     return result, history, model
 
 
@@ -189,8 +190,8 @@ def quickstart(
     record: bool = False,
 ) -> list[Result]:
     """Run `methods`, print the table, and leave figures, results and adapters in `folder`. Returns the table's rows."""
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
+    for method in methods if fresh else ():
+        shutil.rmtree(folder / slug(method), ignore_errors=True)  # what training would resume from, and nothing else
     folder.mkdir(parents=True, exist_ok=True)
     backbone = sum(p.numel() for p in load_backbone().parameters())
     print(
