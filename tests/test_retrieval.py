@@ -339,6 +339,20 @@ def test_eight_pairs_are_learned_by_heart(make_blip, processor, dataset, way):
     assert history.column("itm")[-1] < 0.2 < history.column("itm")[0]
 
 
+@pytest.mark.parametrize("way", ["adapters", "lora"])
+def test_training_in_bf16_follows_float32(make_blip, processor, dataset, way):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        model = insert_adapters(make_blip()) if way == "adapters" else lora(make_blip(), rank=2)
+        config = TrainConfig(steps=3, batch_size=12, precision=precision)
+        history = train(model, RetrievalTask(model, processor), dataset, config, progress=False)
+        losses[precision] = torch.tensor(history.column("loss"))
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not torch.equal(losses["fp32"], losses["bf16"])
+    torch.testing.assert_close(losses["bf16"], losses["fp32"], atol=0.05, rtol=0)
+
+
 def test_training_resumes_with_the_same_bits(make_blip, processor, dataset, tmp_path):
     def run(**options):
         torch.manual_seed(0)

@@ -161,7 +161,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stops):
     expected = run(straight, **options)
     for seed, stop in enumerate([*stops, None]):
         task = ToyTask(seed)  # what trains comes from the checkpoint, whatever it was before
-        until = {"stop": lambda history: len(history.rows) == stop}
+        until = {"stop": lambda history, stop=stop: len(history.rows) == stop}
         history = run(task, folder=tmp_path, resume=True, **options, **until)
         assert len(history.rows) == (stop or 12) and history.finished == (len(history.rows) == 12)
     assert numbers(history) == numbers(expected) and history.evaluations == expected.evaluations
@@ -275,6 +275,12 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
     with pytest.raises(UniAdapterError, match="No space left"):
         run(ToyTask(), folder=tmp_path, resume=True)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UniAdapterError, match="could not be written"):
+        run(ToyTask(), folder=tmp_path / "file" / "runs", stop=lambda history: True)
 
 
 # ---- history

@@ -16,8 +16,9 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -33,7 +34,6 @@ from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.insertion import HEADS
 
 CHECKPOINT = "training.safetensors"
-FREE_TO_CHANGE = {"checkpoint_every", "workers"}  # settings that a resumed run may change: no number depends on them
 
 
 # ---- settings
@@ -84,9 +84,9 @@ def learning_rate_at(step: int, steps: int, config: TrainConfig) -> float:
 
 @functools.cache
 def best_precision(device: str = "cpu") -> str:
-    """ "bf16" where it is clearly faster than float32 on ``device``, measured once per process; else "fp32".
+    """Return "bf16" where multiplying in it on ``device`` is clearly faster than in float32, else "fp32".
 
-    Some CPUs multiply bf16 eight times faster than float32, others a hundred times slower, and none says so.
+    Measured once per process: some CPUs are eight times faster in bf16, others a hundred times slower.
     """
 
     def fastest(dtype: torch.dtype) -> float:
@@ -356,7 +356,7 @@ class _Checkpoint:
     def __init__(self, path: Path, run: _Run):
         self.path, self.run = path, run
         self.identity = {
-            "config": asdict(replace(run.config, checkpoint_every=1, workers=0)),
+            "config": asdict(replace(run.config, checkpoint_every=1, workers=0)),  # no number depends on these two
             "rows": len(run.rows),
             "trainable": {name: list(p.shape) for name, p in run.trainable.items()},
             "frozen weights": _digest({n: p for n, p in run.task.named_parameters() if not p.requires_grad}),
@@ -440,9 +440,9 @@ def _digest(parameters: dict[str, nn.Parameter]) -> str:
 @contextmanager
 def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
     """Gives a draft to write; it replaces ``path`` only once it is on the disk whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
@@ -453,7 +453,8 @@ def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
             "free some space, or choose another folder; the old file is intact.",
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 # ---- the ways to train that are compared
@@ -493,10 +494,15 @@ def lora(model: nn.Module, rank: int) -> nn.Module:
     _check_plain(model)
     if rank < 1:
         raise UniAdapterError(f"rank is {rank}, expected at least 1", "choose one, or let lora_rank_for do it.")
-    targets = list(_lora_targets(model))
-    return get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=list(_heads(model)))
+    settings = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=list(_lora_targets(model)),
+        modules_to_save=_heads(model),
     )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for something by its old name
+        return get_peft_model(model, settings)
 
 
 def lora_rank_for(model: nn.Module, parameters: int) -> int:
