@@ -184,14 +184,14 @@ def encode_video(model: nn.Module, frames: torch.Tensor) -> tuple[torch.Tensor, 
 class _Towers:
     """The parts of a BLIP that adapters touch."""
 
-    vision: nn.ModuleList
-    texts: dict[str, nn.Module]  # transformers' BlipTextEncoder, by the name of the key/value update it uses
+    vision: nn.Module  # transformers' BlipEncoder
+    texts: dict[str, nn.Module]  # its BlipTextEncoder, by the name of the key/value update it uses
     heads: dict[str, nn.Linear]
     widths: dict[str, int]
 
     @property
     def depths(self) -> dict[str, int]:
-        return {"vision": len(self.vision), "text": max(len(text.layer) for text in self.texts.values())}
+        return {"vision": len(self.vision.layers), "text": max(len(text.layer) for text in self.texts.values())}
 
 
 def _towers(model: nn.Module) -> _Towers:
@@ -207,7 +207,7 @@ def _towers(model: nn.Module) -> _Towers:
         )
     widths = {"vision": model.config.vision_config.hidden_size, "text": model.config.text_config.hidden_size}
     heads = {name: getattr(model, name) for name in HEADS if hasattr(model, name)}
-    return _Towers(model.vision_model.encoder.layers, texts, heads, widths)
+    return _Towers(model.vision_model.encoder, texts, heads, widths)
 
 
 # ---------------------------------------------------------------------------------------------- what a pass depends on
@@ -236,6 +236,15 @@ class _Wiring:
     def layer(self, index: int) -> UniAdapter | None:
         """The adapter of a layer, or None where there is nothing to add."""
         return self.adapter.layers[index] if self.adapter and index < len(self.adapter.layers) else None
+
+    def check(self, tower: nn.Module, args):
+        """Before a tower's first layer, which in every version of transformers is outside its activation checkpoint."""
+        if self.adapter and _is_reentrant(tower):
+            raise UniAdapterError(
+                "Activation checkpointing with use_reentrant=True gives adapters wrong gradients.",
+                'Call model.gradient_checkpointing_enable({"use_reentrant": False}), then '
+                "model.disable_input_require_grads().",
+            )
 
 
 def _wiring(model: nn.Module) -> _Wiring:
@@ -277,7 +286,9 @@ def _setting(wiring: _Wiring, **values):
 
 def _connect(towers: _Towers, wiring: _Wiring):
     """Hook every place where something may be added. Handles are kept for `remove_adapters`."""
-    for index, block in enumerate(towers.vision):
+    for tower in (towers.vision, *towers.texts.values()):
+        wiring.handles.append(tower.register_forward_pre_hook(wiring.check))
+    for index, block in enumerate(towers.vision.layers):
         wiring.handles += _VisionTap(wiring, index).connect(block)
     for update, text in towers.texts.items():
         # In question answering the decoder looks at the question's states: only the encoder there faces images.
@@ -303,10 +314,7 @@ class _LayerTap:
 
     def connect(self, layer: nn.Module) -> list:
         # always_call: also when the layer raises, so that no hidden state outlives its forward pass.
-        return [
-            layer.register_forward_pre_hook(self.check),
-            layer.register_forward_hook(self.release, always_call=True),
-        ]
+        return [layer.register_forward_hook(self.release, always_call=True)]
 
     def layer(self, *branches: str) -> UniAdapter | None:
         """The layer's adapter if it has one of these branches."""
@@ -319,14 +327,6 @@ class _LayerTap:
 
     def release(self, module, args, output=None):
         self.held = None
-
-    def check(self, layer, args):
-        if self.layer(*self.branches) and _is_reentrant(layer):
-            raise UniAdapterError(
-                "Activation checkpointing with use_reentrant=True gives adapters wrong gradients.",
-                'Call model.gradient_checkpointing_enable({"use_reentrant": False}), then '
-                "model.disable_input_require_grads().",
-            )
 
 
 class _VisionTap(_LayerTap):
@@ -512,11 +512,11 @@ class _HeadTap:
         return None if copy is None else copy(*args)
 
 
-def _is_reentrant(layer: nn.Module) -> bool:
-    """Whether transformers is about to run this layer in a reentrant activation checkpoint."""
-    checkpoints = getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled()
+def _is_reentrant(tower: nn.Module) -> bool:
+    """Whether transformers is about to run this tower's layers in reentrant activation checkpoints."""
+    checkpoints = getattr(tower, "gradient_checkpointing", False) and tower.training and torch.is_grad_enabled()
     # transformers keeps partial(checkpoint, use_reentrant=...); torch's default, if nothing is said, is True.
-    options = getattr(layer._gradient_checkpointing_func, "keywords", None) if checkpoints else None
+    options = getattr(tower._gradient_checkpointing_func, "keywords", None) if checkpoints else None
     return options is not None and options.get("use_reentrant", True)
 
 
