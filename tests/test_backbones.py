@@ -188,7 +188,10 @@ def shipped(tmp_path, monkeypatch):
 
 
 def test_what_counts_as_data(shipped):
-    assert list(json.loads((shipped / "checksums.json").read_text())) == ["backbone/config.json", "sprites/noto.parquet"]
+    assert list(json.loads((shipped / "checksums.json").read_text())) == [
+        "backbone/config.json",
+        "sprites/noto.parquet",
+    ]
 
 
 def test_data_is_found_in_a_checkout_and_in_a_wheel(shipped, tmp_path):

@@ -81,7 +81,9 @@ def test_outputs_return_with_heads_and_temperature(trained, saved, make_blip, ba
         assert torch.equal(before, after)
         assert not torch.equal(before, make_blip()(**batch).itm_score)
     heads = {name for name in load_file(saved / WEIGHTS_FILE) if name.startswith("heads.")}
-    linears = {f"heads.{name}.{part}" for name in ("vision_proj", "text_proj", "itm_head") for part in ("weight", "bias")}
+    linears = {
+        f"heads.{name}.{part}" for name in ("vision_proj", "text_proj", "itm_head") for part in ("weight", "bias")
+    }
     assert heads == linears | {"heads.temperature"}
 
 
