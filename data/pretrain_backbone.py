@@ -1,6 +1,6 @@
 """Pre-train the embedded backbone: a tiny BLIP on the emoji world's source styles, with BLIP's three losses.
 
-    python data/pretrain_backbone.py --steps 3400          # resumes by itself where it was interrupted (Ctrl-C is fine)
+    python data/pretrain_backbone.py          # resumes by itself where it was interrupted (Ctrl-C is fine)
     python data/pretrain_backbone.py --export              # writes data/backbone/ from the last state
 
 What it takes care of, each learned the hard way:
@@ -41,7 +41,8 @@ STATE, BACKBONE = HERE / ".pretraining", HERE / "backbone"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, as BLIP uses
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
 HIDDEN, VISION_LAYERS, TEXT_LAYERS, HEADS, PROJECTION, LENGTH = 192, 4, 3, 6, 128, 40
-STEPS, BATCH, PEAK = 3400, 96, 1.2e-3  # PEAK: of the learning rate
+LEGS, PEAKS = (3400, 1350), (1.2e-3, 9e-4)  # steps of each leg, and the peak of its learning rate
+BATCH = 96  # scenes a step
 
 # --------------------------------------------------------------------------- tokenizer and model
 
@@ -248,11 +249,19 @@ def losses(model: Pretrained, batch: dict, hardness: float, generator: torch.Gen
 # --------------------------------------------------------------------------- the loop, interruptible
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Warm-up, constant, then a cosine down over the last half, so that the number of steps can still be changed midway."""
-    return PEAK * min(
-        ramp(step + 1, 0, 200), 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * ramp(step, steps // 2, steps)))
-    )
+def learning_rate(step: int) -> float:
+    """Two legs. The first: warm-up, constant, then a cosine down over its second half. The second, because the first
+    ended with concepts still being learned: a short warm-up to a lower peak and a cosine down over all of it.
+    """
+    first, second = LEGS
+    if step < first:
+        return PEAKS[0] * min(ramp(step + 1, 0, 200), half_cosine(ramp(step, first // 2, first)))
+    return PEAKS[1] * min(ramp(step + 1, first, first + 50), half_cosine(ramp(step, first, first + second)))
+
+
+def half_cosine(progress: float) -> float:
+    """From 1 down to 0.02."""
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def save_state(model: Pretrained, optimizer: torch.optim.Optimizer, step: int, log: list) -> None:
@@ -300,7 +309,7 @@ def pretrain(steps: int) -> None:
     start = time.time()
     for step, batch in bar:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
+            group["lr"] = learning_rate(step)
         hardness = ramp(step, 600, 1800)  # 0: random negatives; 1: drawn by contrastive similarity
         parts = losses(model, batch, hardness, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
@@ -395,7 +404,7 @@ nothing but emoji: do not use it for anything but learning. The figures above ar
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=sum(LEGS))
     parser.add_argument("--threads", type=int, default=None, help="of the CPU; all unless told")
     parser.add_argument("--export", action="store_true", help="write data/backbone/ from the last state and stop")
     options = parser.parse_args()

@@ -226,7 +226,7 @@ def quickstart(
     if "UniAdapter" in models:
         load_back(folder, results, data["test"], settings)
     if record:
-        record_runs(results, histories, settings)
+        record_runs(folder, results, histories, settings)
     return results
 
 
@@ -283,19 +283,19 @@ def saved_run(method: str, settings: Settings) -> tuple[Result | None, History |
     return result, History.from_dict(history) if history else None
 
 
-def record_runs(results: list[Result], histories: dict, settings: Settings) -> None:
-    """Make these results the ones that ship with the package."""
+def record_runs(folder: Path, results: list[Result], histories: dict, settings: Settings) -> None:
+    """Make these results, and the two figures of the README, the ones that ship with the package."""
     path = data_path().joinpath(*SAVED_RUNS)
     path.parent.mkdir(exist_ok=True)
-    _write_json(
-        path,
-        {
-            "settings": asdict(settings),
-            "results": {r.method: r.to_dict() for r in results if not r.saved_run},
-            "histories": {name: history.to_dict() for name, history in histories.items()},
-        },
-    )
-    print(f"Recorded in {path}; run `python -m uniadapter_edu._files data` before committing it.")
+    record = {
+        "settings": asdict(settings),
+        "results": {r.method: r.to_dict() for r in results if not r.saved_run},
+        "histories": {name: history.to_dict() for name, history in histories.items()},
+    }
+    _write_json(path, record)
+    viz.method_diagram().savefig(path.parent / "method.png")
+    shutil.copy(folder / "before_after.png", path.parent)
+    print(f"Recorded in {path.parent}; run `python -m uniadapter_edu._files data` before committing it.")
 
 
 def _write_json(path: Path, content: dict) -> None:
