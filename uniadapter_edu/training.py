@@ -230,7 +230,7 @@ def _steps(run: "_Run", progress: bool) -> Iterator[dict]:
 def _one_step(run: "_Run", step: int, batch, lr: float) -> dict[str, float]:
     torch.manual_seed(run.config.seed * 1_000_003 + step)  # whatever the forward pass draws follows from the step
     for group in run.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("pace", 1.0)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.history.precision == "bf16"):
         outputs = run.task(batch)
     values = {name: value.item() for name, value in outputs.items()}
@@ -256,7 +256,7 @@ class _Run:
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
         self.trainable = task.trainable()
-        optimizer = torch.optim.AdamW(_decay_groups(self.trainable, config.weight_decay), lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(_parameter_groups(self.trainable, config.weight_decay), lr=config.learning_rate)
         self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
         precision = best_precision(self.device.type) if config.precision == "auto" else config.precision
         self.history = History(precision=precision)
@@ -311,11 +311,16 @@ class _Rows(torch.utils.data.Dataset):
         return {**self.rows[index], "epoch": epoch, "index": index}
 
 
-def _decay_groups(trainable: dict[str, nn.Parameter], weight_decay: float) -> list[dict]:
-    """Matrices decay; biases, LayerNorms and scalars, which have fewer than two axes, do not."""
-    matrices = [p for p in trainable.values() if p.ndim >= 2]
-    others = [p for p in trainable.values() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def _parameter_groups(trainable: dict[str, nn.Parameter], weight_decay: float) -> list[dict]:
+    """Matrices decay; biases, LayerNorms and scalars, which have fewer than two axes, do not.
+
+    Adam moves a number by about the learning rate, however small it is: at 3e-3, a temperature of 0.07 would fall to
+    its lower bound within 23 steps. A single number therefore moves in proportion to where it starts.
+    """
+    parameters = list(trainable.values())
+    matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups += [{"params": [p], "weight_decay": 0.0, "pace": abs(p.item()) or 1.0} for p in parameters if p.ndim == 0]
     return [group for group in groups if group["params"]]
 
 
