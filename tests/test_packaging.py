@@ -1,4 +1,4 @@
-"""What a fresh machine gets: pins within ranges, README's own commands, and a wheel that works away from the checkout."""
+"""What a fresh machine gets: pins within ranges, README's own commands, and a wheel that works elsewhere."""
 
 import json
 import os

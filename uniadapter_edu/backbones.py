@@ -59,7 +59,7 @@ def load_backbone(
         model, report = _read(place, model_class, _checked_dtype(dtype))
     if missing := sorted(report["missing_keys"]):
         raise UniAdapterError(
-            f"{place} lacks {len(missing)} weights that {model_class.__name__} needs: {_some(missing)}.",
+            f"{place} lacks {len(missing)} weights that {model_class.__name__} needs: {abridged(missing)}.",
             f"Load it for the task that it was trained for ({_tasks()}), or take a checkpoint made for {task}.",
         )
     if source is None:
@@ -162,7 +162,8 @@ def _tasks() -> str:
     return ", ".join(TASKS)
 
 
-def _some(names: list[str], n: int = 5) -> str:
+def abridged(names: list[str], n: int = 5) -> str:
+    """The first ``n`` names, and how many more there are: what an error message has room for."""
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from uniadapter_edu._atomic import write_together
 from uniadapter_edu.adapter import AdapterSet
+from uniadapter_edu.backbones import abridged
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.insertion import _towers, add_adapter, insert_adapters, named_adapters
@@ -186,7 +187,7 @@ def _check_fits(model, about: dict, config: UniAdapterConfig, tensors: dict, nam
     if wrong:
         raise UniAdapterError(
             f"The saved adapters do not fit this model: {'; '.join(wrong)}.",
-            "Load the backbone that they were made for; for another config, give another name or remove_adapters first.",
+            "Load the backbone that they were made for; for another config, take another name or remove_adapters.",
         )
 
 
@@ -210,7 +211,7 @@ def _key_mismatches(tensors: dict[str, torch.Tensor], expected: dict[str, torch.
         "unexpected": tensors.keys() - expected.keys(),
         "of another shape": shapes,
     }
-    return [f"{len(keys)} weights {what}: {_some(sorted(keys))}" for what, keys in groups.items() if keys]
+    return [f"{len(keys)} weights {what}: {abridged(sorted(keys))}" for what, keys in groups.items() if keys]
 
 
 def _blueprint(model: nn.Module, config: UniAdapterConfig) -> dict[str, torch.Size]:
@@ -219,7 +220,3 @@ def _blueprint(model: nn.Module, config: UniAdapterConfig) -> dict[str, torch.Si
     with torch.device("meta"):
         adapter = AdapterSet(config, towers.widths["vision"], towers.depths, tuple(towers.texts), towers.heads)
     return {name: tensor.shape for name, tensor in adapter.state_dict().items()}
-
-
-def _some(names: list[str], n: int = 4) -> str:
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
