@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from uniadapter_edu import viz
+from uniadapter_edu._atomic import write_together
 from uniadapter_edu._files import data_path
 from uniadapter_edu.accounting import PeakMemory, size_on_disk, trainable_parameters
 from uniadapter_edu.backbones import load_backbone, load_processor
@@ -286,7 +287,6 @@ def saved_run(method: str, settings: Settings) -> tuple[Result | None, History |
 def record_runs(folder: Path, results: list[Result], histories: dict, settings: Settings) -> None:
     """Make these results, and the two figures of the README, the ones that ship with the package."""
     path = data_path().joinpath(*SAVED_RUNS)
-    path.parent.mkdir(exist_ok=True)
     record = {
         "settings": asdict(settings),
         "results": {r.method: r.to_dict() for r in results if not r.saved_run},
@@ -299,9 +299,7 @@ def record_runs(folder: Path, results: list[Result], histories: dict, settings: 
 
 
 def _write_json(path: Path, content: dict) -> None:
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_together(path.parent, {path.name: (json.dumps(content, indent=1) + "\n").encode("utf-8")})
 
 
 def slug(method: str) -> str:
