@@ -19,11 +19,11 @@ import math
 import random
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageEnhance
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -33,7 +33,9 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from uniadapter_edu.backbones import TASKS, load_backbone, load_processor, write_checksums
-from uniadapter_edu.tasks.retrieval import evaluate_retrieval
+from uniadapter_edu.losses import contrastive_loss, hard_negatives, matching_loss
+from uniadapter_edu.tasks.retrieval import encode_images, encode_texts, evaluate_retrieval, match, normalize
+from uniadapter_edu.training import best_precision
 from uniadapter_edu.worlds import emoji
 
 HERE = Path(__file__).parent
@@ -41,8 +43,22 @@ STATE, BACKBONE = HERE / ".pretraining", HERE / "backbone"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, as BLIP uses
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
 HIDDEN, VISION_LAYERS, TEXT_LAYERS, HEADS, PROJECTION, LENGTH = 192, 4, 3, 6, 128, 40
-LEGS, PEAKS = (3400, 1350), (1.2e-3, 9e-4)  # steps of each leg, and the peak of its learning rate
 BATCH = 96  # scenes a step
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of training with a schedule of its own: linear warm-up, constant, then half a cosine down to 2 %."""
+
+    steps: int
+    peak: float  # learning rate
+    warm_up: int
+    decay_from: int
+
+
+# The losses were still falling at the end of the first two, so each was followed by another. The first two were computed in
+# float32; the third in bfloat16, from the float16 weights that the second had left (`--from-shipped`), with a new optimizer.
+LEGS = (Leg(3400, 1.2e-3, 200, 1700), Leg(1350, 9e-4, 50, 0), Leg(6000, 1.2e-3, 200, 2000))
 
 # --------------------------------------------------------------------------- tokenizer and model
 
@@ -153,7 +169,7 @@ def make_batch(step: int, size: int, tokenizer) -> dict:
         return_tensors="pt",
     )
     return {
-        "pixels": normalise(pictures),
+        "pixels": torch.from_numpy(pictures).permute(0, 3, 1, 2),  # (B, 3, H, W) uint8
         "input_ids": texts.input_ids,
         "attention_mask": texts.attention_mask,
         "keys": [scene.key for scene, _ in scenes],
@@ -173,12 +189,6 @@ class Batches(torch.utils.data.Dataset):
         return make_batch(step, self.size, self.tokenizer)
 
 
-def normalise(pictures: np.ndarray) -> torch.Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float, as the image processor does it."""
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    return ((pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).contiguous()
-
-
 # --------------------------------------------------------------------------- the three losses
 
 
@@ -188,14 +198,11 @@ def by_length(mask: torch.Tensor, parts: int = 3):
         yield rows, int(mask[rows].sum(1).max())
 
 
-def encode_cls(encoder, ids: torch.Tensor, mask: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
-    """(P, T) -> (P, D): the text encoder's first token, with cross-attention to `images` (P, N, D) if given."""
-    outputs, order = [], []
-    for rows, T in by_length(mask):
-        states = None if images is None else images[rows]
-        outputs.append(encoder(ids[rows, :T], mask[rows, :T], encoder_hidden_states=states).last_hidden_state[:, 0])
-        order.append(rows)
-    return torch.cat(outputs)[torch.cat(order).argsort()]
+def encode_by_length(blip: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) -> contrastive features (B, P)."""
+    groups = list(by_length(mask))
+    features = torch.cat([encode_texts(blip, ids[rows, :T], mask[rows, :T]) for rows, T in groups])
+    return features[torch.cat([rows for rows, _ in groups]).argsort()]
 
 
 def captioning_loss(model: Pretrained, ids: torch.Tensor, mask: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -209,40 +216,38 @@ def captioning_loss(model: Pretrained, ids: torch.Tensor, mask: torch.Tensor, im
     return total / mask[:, 1:].sum()
 
 
-def losses(model: Pretrained, batch: dict, hardness: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def losses(
+    model: Pretrained, processor, batch: dict, hardness: float, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
     """Contrastive (ITC), matching (ITM) and language-modelling (LM) loss; BLIP, section 3.2.
 
     ITC sees the whole batch; a random half goes to ITM and the other half to LM, which costs a third less and hurts little.
     """
     blip, ids, mask, B = model.blip, batch["input_ids"], batch["attention_mask"], len(batch["keys"])
-    tokens = blip.vision_model(batch["pixels"]).last_hidden_state  # (B, N, D)
-    image = F.normalize(blip.vision_proj(tokens[:, 0]), dim=-1)
-    text = F.normalize(blip.text_proj(encode_cls(blip.text_encoder, ids, mask)), dim=-1)
-    similarity = image @ text.T / model.log_temperature.exp()  # (B, B)
+    temperature = model.log_temperature.exp()
+    tokens, image_features = encode_images(blip, normalize(processor, batch["pixels"]))  # (B, N, D), (B, P)
+    text_features = encode_by_length(blip, ids, mask)  # (B, P)
     same = torch.tensor([[a == b for b in batch["keys"]] for a in batch["keys"]])
-    target = same.float() / same.sum(1, keepdim=True)
-    itc = (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+    itc = contrastive_loss(image_features, text_features, temperature, same)
 
-    # Matching: each picture of the half with its caption, with a wrong caption, and its caption with a wrong picture.
-    order = torch.randperm(B, generator=generator)
-    own, rest = order[: B // 2], order[B // 2 :]
     with torch.no_grad():
-        score = (similarity * hardness).masked_fill(same, -torch.inf)
-    wrong_text = torch.multinomial(score.softmax(1)[own], 1, generator=generator)[:, 0]
-    wrong_image = torch.multinomial(score.T.softmax(1)[own], 1, generator=generator)[:, 0]
-    images, texts = torch.cat([own, own, wrong_image]), torch.cat([own, wrong_text, own])
-    logits = blip.itm_head(encode_cls(blip.text_encoder, ids[texts], mask[texts], tokens[images]))
-    labels = (torch.arange(len(images)) < len(own)).long()
-    itm = F.cross_entropy(logits, labels)
+        similarity = image_features @ text_features.T / temperature
+    order = torch.randperm(B, generator=generator)
+    matched, told = order[: B // 2, None], order[B // 2 :]
+    negatives, mismatch = hard_negatives(similarity, same, hardness, generator)
+    texts = torch.cat([matched, negatives[matched[:, 0]]], dim=1)  # (B/2, 3): its own and two that are not
+    labels = torch.cat([torch.ones_like(matched), mismatch[matched[:, 0]]], dim=1)
+    logits = match(blip, tokens[matched[:, 0]], ids[texts], mask[texts])  # (B/2, 3, 2)
+    itm = matching_loss(logits, labels)
 
-    lm = captioning_loss(model, ids[rest], mask[rest], tokens[rest])
+    lm = captioning_loss(model, ids[told], mask[told], tokens[told])
     return {
         "loss": itc + itm + lm,
         "itc": itc,
         "itm": itm,
         "lm": lm,
         "itc_accuracy": (similarity.argmax(1) == torch.arange(B)).float().mean(),
-        "itm_accuracy": (logits.argmax(1) == labels).float().mean(),
+        "itm_accuracy": (logits.argmax(2) == labels)[labels >= 0].float().mean(),
     }
 
 
@@ -250,18 +255,13 @@ def losses(model: Pretrained, batch: dict, hardness: float, generator: torch.Gen
 
 
 def learning_rate(step: int) -> float:
-    """Two legs. The first: warm-up, constant, then a cosine down over its second half. The second, because the first
-    ended with concepts still being learned: a short warm-up to a lower peak and a cosine down over all of it.
-    """
-    first, second = LEGS
-    if step < first:
-        return PEAKS[0] * min(ramp(step + 1, 0, 200), half_cosine(ramp(step, first // 2, first)))
-    return PEAKS[1] * min(ramp(step + 1, first, first + 50), half_cosine(ramp(step, first, first + second)))
-
-
-def half_cosine(progress: float) -> float:
-    """From 1 down to 0.02."""
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+    """The schedules of all legs, one after the other; step counts from the beginning of the first."""
+    for leg in LEGS:
+        if step < leg.steps:
+            decayed = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * ramp(step, leg.decay_from, leg.steps)))
+            return leg.peak * min(ramp(step + 1, 0, leg.warm_up), decayed)
+        step -= leg.steps
+    return 0.02 * LEGS[-1].peak
 
 
 def save_state(model: Pretrained, optimizer: torch.optim.Optimizer, step: int, log: list) -> None:
@@ -299,9 +299,23 @@ def build(seed: int = 0) -> tuple[Pretrained, torch.optim.Optimizer, BlipProcess
     return model, torch.optim.AdamW(groups, betas=(0.9, 0.98)), processor
 
 
-def pretrain(steps: int) -> None:
+def load_shipped(model: Pretrained) -> tuple[int, list]:
+    """Go on from data/backbone/, without its optimizer, which is not shipped."""
+    tensors, log = load_file(BACKBONE / "model.safetensors"), json.loads((BACKBONE / "training_log.json").read_text())
+    decoder = {name.removeprefix("text_decoder."): t for name, t in tensors.items() if name.startswith("text_decoder.")}
+    model.blip.load_state_dict({name: t for name, t in tensors.items() if not name.startswith("text_decoder.")})
+    model.decoder.load_state_dict(decoder)
+    temperature = re.search(r"temperature ended at (\d+\.\d+)", (BACKBONE / "README.md").read_text()).group(1)
+    model.log_temperature.data.fill_(math.log(float(temperature)))
+    return log[-1]["step"] // 50 * 50 + 50, log  # legs are multiples of 50 steps, logged every 20
+
+
+def pretrain(steps: int, from_shipped: bool) -> None:
     model, optimizer, processor = build()
     step, log = load_state(model, optimizer)
+    if from_shipped and step == 0:
+        step, log = load_shipped(model)
+    precision = best_precision()
     loader = torch.utils.data.DataLoader(
         Batches(steps, BATCH, processor.tokenizer), batch_size=None, sampler=range(step, steps), num_workers=1
     )
@@ -311,7 +325,8 @@ def pretrain(steps: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step)
         hardness = ramp(step, 600, 1800)  # 0: random negatives; 1: drawn by contrastive similarity
-        parts = losses(model, batch, hardness, torch.Generator().manual_seed(step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            parts = losses(model, processor, batch, hardness, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         parts["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -399,8 +414,11 @@ nothing but emoji: do not use it for anything but learning. The figures above ar
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=sum(LEGS))
+    parser.add_argument("--steps", type=int, default=sum(leg.steps for leg in LEGS))
     parser.add_argument("--threads", type=int, default=None, help="of the CPU; all unless told")
+    parser.add_argument(
+        "--from-shipped", action="store_true", help="go on from data/backbone/ if there is no state yet"
+    )
     parser.add_argument("--export", action="store_true", help="write data/backbone/ from the last state and stop")
     options = parser.parse_args()
     if options.threads:
@@ -408,4 +426,4 @@ if __name__ == "__main__":
     if options.export:
         export()
     else:
-        pretrain(options.steps)
+        pretrain(options.steps, options.from_shipped)
