@@ -31,17 +31,10 @@ from uniadapter_edu.insertion import (
     remove_adapters,
     set_adapter,
 )
+from uniadapter_edu.methods import full_fine_tuning, linear_probe, lora, lora_rank_for
 from uniadapter_edu.metrics import RetrievalMetrics
 from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval, search
-from uniadapter_edu.training import (
-    History,
-    TrainConfig,
-    full_fine_tuning,
-    linear_probe,
-    lora,
-    lora_rank_for,
-    train,
-)
+from uniadapter_edu.training import History, TrainConfig, train
 from uniadapter_edu.worlds import emoji
 from uniadapter_edu.worlds.own import own_pictures
 

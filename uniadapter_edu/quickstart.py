@@ -25,9 +25,10 @@ from uniadapter_edu.checkpoint import load_adapters, save_adapters
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.insertion import insert_adapters
+from uniadapter_edu.methods import full_fine_tuning, linear_probe, lora, lora_rank_for
 from uniadapter_edu.metrics import RetrievalMetrics
 from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval, search
-from uniadapter_edu.training import History, TrainConfig, full_fine_tuning, linear_probe, lora, lora_rank_for, train
+from uniadapter_edu.training import History, TrainConfig, train
 from uniadapter_edu.worlds import emoji
 
 METHODS = ("frozen", "linear probe", "LoRA", "UniAdapter", "full fine-tuning")

@@ -1,4 +1,4 @@
-"""One plain training loop, and the ways to train a model that it compares.
+"""One plain training loop, which stops and goes on without a trace.
 
 The loop knows nothing of BLIP. A task is an ``nn.Module`` around the model with ``trainable()`` (name -> Parameter),
 ``prepare(dataset)`` (rows), ``collate(rows)`` (a batch) and ``forward(batch)`` (a dict of scalars with ``"loss"``).
@@ -16,7 +16,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +30,6 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.insertion import HEADS
 
 CHECKPOINT = "training.safetensors"
 
@@ -179,7 +177,10 @@ def train(
     if getattr(task, "model", model) is not model:
         raise UniAdapterError("the task was made for another model", "make the task from the model that trains.")
     if not task.trainable():
-        raise UniAdapterError("nothing trains: no parameter requires a gradient", _WAYS)
+        raise UniAdapterError(
+            "nothing trains: no parameter requires a gradient",
+            "insert_adapters(model), or choose linear_probe(model), lora(model, rank) or full_fine_tuning(model).",
+        )
     run = _Run(task, task.prepare(dataset), config)
     checkpoint = None if folder is None else _Checkpoint(Path(folder) / CHECKPOINT, run)
     if checkpoint and resume:
@@ -460,79 +461,3 @@ def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-
-
-# ---- the ways to train that are compared
-
-
-LORA_TARGETS = ("qkv", "query", "value")  # of all attentions: BLIP's vision has one matrix for query, key and value
-_WAYS = "insert_adapters(model), or choose linear_probe(model), lora(model, rank) or full_fine_tuning(model)."
-
-
-def full_fine_tuning(model: nn.Module) -> nn.Module:
-    """Everything trains. Returns the model."""
-    _check_plain(model)
-    return model.requires_grad_(True)
-
-
-def linear_probe(model: nn.Module) -> nn.Module:
-    """Only the heads train: the two projections and the matching head. Returns the model.
-
-    No graph is built below them, so that a step costs a forward pass and little more.
-    """
-    _check_plain(model)
-    model.requires_grad_(False)
-    for head in _heads(model):
-        getattr(model, head).requires_grad_(True)
-    return model
-
-
-def lora(model: nn.Module, rank: int) -> nn.Module:
-    """LoRA (Hu et al., 2021) through peft: low-rank updates of the attentions' queries and values, and the heads.
-
-    Returns peft's wrapper; the layers of ``model`` itself are changed until the wrapper's ``unload()``. In the vision
-    encoder, where one matrix makes queries, keys and values, its update reaches the keys too. ``alpha`` is twice the
-    rank, so that one learning rate serves every rank.
-    """
-    from peft import LoraConfig, get_peft_model  # seconds to import, and only needed here
-
-    _check_plain(model)
-    if rank < 1:
-        raise UniAdapterError(f"rank is {rank}, expected at least 1", "choose one, or let lora_rank_for do it.")
-    settings = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules=list(_lora_targets(model)),
-        modules_to_save=_heads(model),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for something by its old name
-        return get_peft_model(model, settings)
-
-
-def lora_rank_for(model: nn.Module, parameters: int) -> int:
-    """The rank whose trainable parameters, heads included, come closest to ``parameters``; at least 1."""
-    heads = sum(p.numel() for head in _heads(model) for p in getattr(model, head).parameters())
-    # a rank adds (in + out) numbers to every target
-    per_rank = sum(layer.in_features + layer.out_features for layer in _lora_targets(model).values())
-    return max(1, round((parameters - heads) / per_rank))
-
-
-def _heads(model: nn.Module) -> list[str]:
-    return [name for name in HEADS if hasattr(model, name)]
-
-
-def _lora_targets(model: nn.Module) -> dict[str, nn.Linear]:
-    return {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and name.rpartition(".")[2] in LORA_TARGETS
-    }
-
-
-def _check_plain(model: nn.Module) -> None:
-    if hasattr(model, "uniadapter") or hasattr(model, "peft_config"):
-        raise UniAdapterError(
-            "the model already has adapters, expected the plain backbone",
-            "remove_adapters(model) (or peft's unload()) first, or load a fresh backbone.",
-        )
