@@ -5,13 +5,16 @@ state. They are not a hundred times less time or memory: every activation is sti
 for the gradient has to pass through the frozen layers. Hence four measures and not one.
 """
 
+import contextlib
+import ctypes
+import gc
 import html
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +24,7 @@ from torch import nn
 
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.insertion import _towers
 
 # --------------------------------------------------------------------------------------------------------- parameters
 
@@ -193,6 +197,30 @@ def adapter_parts(
     return {kind: n for kind, n in count.items() if n}
 
 
+def bottleneck_for(model: nn.Module, parameters: int, config: UniAdapterConfig | None = None) -> int:
+    """The bottleneck with which ``config`` trains as close to ``parameters`` as can be, heads included; at least 1.
+
+    The counterpart of `methods.lora_rank_for`, for any sharing: methods can be compared at one budget. ``model``: the
+    BLIP that the adapters are for, with or without adapters. Raises `UniAdapterError` if it is no BLIP.
+    """
+    towers, config = _towers(model), config or UniAdapterConfig()
+    depths = towers.depths["vision"], towers.depths["text"], len(towers.texts)
+
+    def count(r: int) -> int:
+        return count_adapter_parameters(replace(config, bottleneck=r), towers.widths["vision"], *depths)
+
+    # count(r) = fixed + r · per_unit, whatever is shared
+    per_unit = count(2) - count(1)
+    fixed = count(1) - per_unit + (_count_heads(towers.heads) if config.train_heads else 0)
+    return max(1, round((parameters - fixed) / per_unit))
+
+
+def _count_heads(heads: dict[str, nn.Linear]) -> int:
+    """Parameters of the trained copies, and the temperature if there are the two projections that it belongs to."""
+    has_temperature = {"vision_proj", "text_proj"} <= heads.keys()
+    return sum(p.numel() for head in heads.values() for p in head.parameters(recurse=False)) + has_temperature
+
+
 def _layers(modalities: Iterable[str], vision_layers: int, text_layers: int) -> list[set[str]]:
     depth = {name: vision_layers if name == "vision" else text_layers for name in modalities}
     return [{name for name in depth if i < depth[name]} for i in range(max(depth.values()))]
@@ -225,13 +253,14 @@ class PeakMemory:
 
     It is the whole process: Python, PyTorch and all that was there before (``before_mb``). A thread looks every
     ``interval`` seconds; if the operating system's own record of the peak rose meanwhile, it counts too, so that no
-    short peak is missed. Memory that was freed but not given back counts on: compare methods in fresh processes.
+    short peak is missed. First, what earlier work freed is given back, so that methods can be compared one after the other.
     """
 
     def __init__(self, interval: float = 0.01):
         self.interval, self.before_mb, self.peak_mb = interval, 0.0, 0.0
 
     def __enter__(self) -> Self:
+        _give_back_freed_memory()
         self._process, self._done = psutil.Process(), threading.Event()
         self._record = _record_mb()
         self.before_mb = self.peak_mb = self._resident_mb()
@@ -255,6 +284,13 @@ class PeakMemory:
 
     def _resident_mb(self) -> float:
         return self._process.memory_info().rss / 1e6
+
+
+def _give_back_freed_memory() -> None:
+    """To the operating system. glibc keeps most of what is freed, and the next peak would stand on it; others do not."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _record_mb() -> float:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from uniadapter_edu import viz
@@ -121,9 +121,17 @@ def run_method(method: str, settings: Settings, data: dict, folder: Path) -> tup
         model, history = train_method(method, settings, data["train"], folder)
         metrics = evaluate_retrieval(model, load_processor(), data["test"], top_k=settings.top_k)
     ledger, seconds = trainable_parameters(model), history.seconds_per_step if history else None
-    size = keep(method, model, folder)
-    result = Result(method, metrics, ledger.trainable, ledger.percent, seconds, memory.peak_mb, size)
-    return result, history, model
+    size, peak = keep(method, model, folder), peak_with_earlier_parts(folder / slug(method), memory.peak_mb)
+    return Result(method, metrics, ledger.trainable, ledger.percent, seconds, peak, size), history, model
+
+
+def peak_with_earlier_parts(folder: Path, peak_mb: float) -> float:
+    """The peak of the whole run: if it was interrupted, that of its parts before counts too."""
+    path = folder / "peak_memory.json"
+    if path.exists():
+        peak_mb = max(peak_mb, json.loads(path.read_text())["peak_mb"])
+    _write_json(path, {"peak_mb": peak_mb})
+    return peak_mb
 
 
 def keep(method: str, model: nn.Module, folder: Path) -> int:
@@ -133,10 +141,9 @@ def keep(method: str, model: nn.Module, folder: Path) -> int:
     if method == "UniAdapter":
         save_adapters(model, folder / "adapters")
         return size_on_disk(folder / "adapters")
-    path = folder / slug(method) / "trained.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}, path)
-    return size_on_disk(path)
+    trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    write_together(folder / slug(method), {"trained.safetensors": safetensors.torch.save(trained)})
+    return size_on_disk(folder / slug(method) / "trained.safetensors")
 
 
 # --------------------------------------------------------------------------- the table
@@ -211,7 +218,10 @@ def quickstart(
     for method in METHODS:
         if method in methods:
             print(f"- {method}", flush=True)
-            result, history, models[method] = run_method(method, settings, data, folder)
+            result, history, model = run_method(method, settings, data, folder)
+            if method in ("frozen", "UniAdapter"):  # whose rankings are drawn; others would only take memory
+                models[method] = model
+            del model
             if history:
                 histories[method] = history
         else:
