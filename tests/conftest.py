@@ -1,7 +1,10 @@
-"""What several test files share: tiny random BLIPs, a batch for them, and the authors' golden numbers."""
+"""What several test files share: tiny random BLIPs, a batch for them, the authors' golden numbers, and the wheel."""
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,7 +48,7 @@ def blip_config(vision_layers=2, text_layers=2, vision_width=32, text_width=32) 
     return BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=16)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_blip():
     """``make_blip(cls=BlipForImageTextRetrieval, **sizes)``: a fresh random BLIP, float32, eval, always the same."""
 
@@ -80,3 +83,33 @@ def golden():
     tensors = load_file(GOLDEN / "golden_public.safetensors")
     tensors = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
     return SimpleNamespace(tensors=tensors, json=json.loads((GOLDEN / "golden_public.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """Built from a copy, so that no build folder is left in the checkout, and without a network."""
+    root = Path(__file__).resolve().parents[1]
+    source, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    for name in ("uniadapter_edu", "data", "tests"):
+        shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for leftover in (".pretraining/state.safetensors", "cache/page.json", "sprites/.draft/noto.parquet"):
+        (source / "data" / leftover).parent.mkdir()
+        (source / "data" / leftover).write_bytes(b"not to be shipped")
+    _run(*"pip wheel . --no-deps --no-build-isolation -w".split(), dist, cwd=source)
+    return next(dist.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def installed_wheel(wheel, tmp_path_factory):
+    """A folder to be put on PYTHONPATH, with the package as the wheel installs it."""
+    place = tmp_path_factory.mktemp("site")
+    _run(*"pip install --no-deps --no-index --quiet --target".split(), place, wheel)
+    return place
+
+
+def _run(*module_and_arguments, **options):
+    command = [sys.executable, "-m", *map(str, module_and_arguments)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, **options)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from uniadapter_edu.attention import frame_multipliers, frame_weights, scale_patch_keys
+from uniadapter_edu.errors import UniAdapterError
 
 
 def test_weights_are_cosines_without_gradient():
@@ -46,3 +47,33 @@ def test_scaling_keys_is_scaling_scores():
     per_token = torch.tensor([1.0, 1.2, 1.2, 1.0, 0.8, 0.8])
     scores = query @ scale_patch_keys(keys, m).mT
     torch.testing.assert_close(scores, (query @ keys.mT) * per_token)
+
+
+@pytest.mark.parametrize(
+    ("cause", "call"),
+    [
+        ("do not fit frame features", lambda: frame_weights(torch.ones(2, 4), torch.ones(2, 3, 5))),  # another width
+        ("do not fit frame features", lambda: frame_weights(torch.ones(2, 4), torch.ones(3, 3, 4))),  # other clips
+        ("do not fit frame features", lambda: frame_weights(torch.ones(2, 4), torch.ones(2, 4))),  # no frames
+        ("are empty", lambda: frame_multipliers(torch.ones(2, 0))),
+        ("are empty", lambda: frame_multipliers(torch.ones(0, 3))),
+        ("dtype torch.int64", lambda: frame_multipliers(torch.ones(2, 3, dtype=torch.long))),
+        ("dtype torch.bool", lambda: frame_multipliers(torch.ones(2, 3, dtype=torch.bool))),
+        ("NaN or infinity", lambda: frame_multipliers(torch.tensor([[0.1, float("nan")]]))),
+        ("NaN or infinity", lambda: frame_multipliers(torch.tensor([[0.1, float("inf")]]))),
+        ("do not fit keys", lambda: scale_patch_keys(torch.ones(2, 6, 4), torch.ones(2, 4))),  # 6 tokens of 4 frames
+        ("do not fit keys", lambda: scale_patch_keys(torch.ones(2, 6, 4), torch.ones(1, 2))),  # another clip's
+        ("do not fit keys", lambda: scale_patch_keys(torch.ones(2, 6, 4), torch.ones(2, 1, 2))),
+    ],
+)
+def test_what_does_not_fit_is_refused(cause, call):
+    with pytest.raises(UniAdapterError, match=cause) as caught:
+        call()
+    assert caught.value.cure and "\n" not in caught.value.cause + caught.value.cure
+
+
+def test_texts_of_a_clip_have_weights_of_their_own():
+    texts, frames = torch.randn(2, 4, 5), torch.randn(2, 3, 5)
+    w = frame_weights(texts, frames[:, None])
+    assert w.shape == (2, 4, 3)
+    torch.testing.assert_close(w[:, 1], frame_weights(texts[:, 1], frames))

@@ -1,4 +1,11 @@
-"""The authors' numbers, to 1e-8 in float64, through the public way in: insert_adapters on transformers' own BLIP."""
+"""The authors' numbers, to 1e-8 in float64, through the public way in: insert_adapters on transformers' own BLIP.
+
+Each case computes tensors by the names that they have in the golden file; one test compares them, another makes sure
+that no output and no gradient of the file was left out. `tests/test_mistakes.py` runs this file against packages with a
+deliberate mistake, most of which it catches.
+"""
+
+import functools
 
 import pytest
 import torch
@@ -11,181 +18,249 @@ from uniadapter_edu.insertion import adapters_disabled, encode_video, frame_weig
 
 TOLERANCE = {"rtol": 0, "atol": 1e-8}
 
-
-def part(golden, prefix):
-    """The tensors whose names start with ``prefix.``, without it."""
-    return {name.removeprefix(f"{prefix}."): t for name, t in golden.tensors.items() if name.startswith(f"{prefix}.")}
+# These belong to the answer decoder, on which the answering task will be built; compared here already.
+DECODER = {"out.y.logits", "out.y.loss", "out.y.kv_logits", "out.y.kv_loss"}
 
 
-def load_backbone(model, golden):
-    missing, _ = model.load_state_dict(part(golden, "backbone"), strict=False)
-    # The file holds the weights of both models; tied and derived entries are not stored twice.
-    assert all("decoder.weight" in name or "decoder.bias" in name or "itm_head" in name for name in missing), missing
-    return model
+class Golden:
+    """The golden file, the models that are made of it, and a note of what was read."""
 
+    def __init__(self, make_blip, golden):
+        self.make_blip, self.tensors, self.json, self.read = make_blip, golden.tensors, golden.json, set()
 
-def load_adapters(model, golden, prefixes):
-    weights = {name: t for name, t in part(golden, "adapter").items() if name.startswith(prefixes)}
-    missing, unexpected = model.uniadapter.load_state_dict(weights, strict=False)
-    assert not unexpected and all(name.startswith("heads.") for name in missing), (missing, unexpected)
-    return model
+    def __getitem__(self, name):
+        self.read.add(name)
+        return self.tensors[name]
 
+    def part(self, prefix):
+        """The tensors whose names start with ``prefix.``, without it."""
+        names = [name for name in self.tensors if name.startswith(f"{prefix}.")]
+        return {name.removeprefix(f"{prefix}."): self[name] for name in names}
 
-@pytest.fixture
-def adapted(make_blip, golden):
-    """``adapted(kv_bottleneck=..., ...)``: the official preset with the golden weights, float64."""
+    def adapted(self, kv=False, **overrides):
+        """A retrieval model with the official preset and the golden weights, float64."""
+        model = self.make_blip(BlipForImageTextRetrieval).double()
+        missing, unexpected = model.load_state_dict(self.part("backbone"), strict=False)
+        # The file holds the weights of both models.
+        assert not missing and all(name.startswith("text_decoder.cls.") for name in unexpected), (missing, unexpected)
+        return self.insert(model, ("layers", "kv") if kv else ("layers",), **overrides)
 
-    def make(**overrides):
-        model = load_backbone(make_blip(BlipForImageTextRetrieval).double(), golden)
-        insert_adapters(model, UniAdapterConfig.official(**{"bottleneck": 8, "kv_bottleneck": None} | overrides))
-        return load_adapters(model, golden, ("layers.", "kv.") if "kv_bottleneck" in overrides else ("layers.",))
+    def answering(self, kv=False):
+        """The question-answering model. The golden decoder shares its layers with the encoder: only its head is apart."""
+        model = self.make_blip(BlipForQuestionAnswering).double()
+        weights = self.part("backbone")
+        shared = {
+            f"text_decoder.bert.{name.removeprefix('text_encoder.')}": t
+            for name, t in weights.items()
+            if name.startswith("text_encoder.")
+        }
+        missing, unexpected = model.load_state_dict(weights | shared, strict=False)
+        tied = {f"text_decoder.cls.predictions.decoder.{end}" for end in ("weight", "bias")}
+        assert set(missing) <= tied, missing
+        assert all(name.split(".")[0] in ("vision_proj", "text_proj", "itm_head") for name in unexpected), unexpected
+        model.tie_weights()
+        return self.insert(model, ("layers", "kv", "kv_decoder") if kv else ("layers",))
 
-    return make
+    def insert(self, model, parts, **overrides):
+        config = UniAdapterConfig.official(bottleneck=8, kv_bottleneck=4 if "kv" in parts else None, **overrides)
+        insert_adapters(model, config)
+        weights = {f"{part}.{name}": t for part in parts for name, t in self.part(f"adapter.{part}").items()}
+        missing, unexpected = model.uniadapter.load_state_dict(weights, strict=False)
+        assert not unexpected and all(name.startswith("heads.") for name in missing), (missing, unexpected)
+        return model
 
+    def see(self, model):
+        return model.vision_model(self["input.image"], output_hidden_states=True)
 
-def see(model, golden):
-    return model.vision_model(golden.tensors["input.image"])
-
-
-def read(model, golden, image_tokens=None, image_mask=None):
-    """The text encoder on the golden texts, looking at image tokens if there are any."""
-    ids, mask = golden.tensors["input.input_ids"], golden.tensors["input.attention_mask"]
-    return model.text_encoder(
-        ids,
-        mask,
-        encoder_hidden_states=image_tokens,
-        encoder_attention_mask=image_mask,
-        output_hidden_states=True,
-    )
-
-
-def assert_golden(golden, **named):
-    for name, found in named.items():
-        torch.testing.assert_close(found, golden.tensors[f"out.{name.replace('__', '.')}"], **TOLERANCE)
-
-
-def assert_layers(golden, case, output):
-    assert_golden(golden, **{f"{case}__last_hidden_state": output.last_hidden_state})
-    for i, state in enumerate(output.hidden_states[1:]):
-        assert_golden(golden, **{f"{case}__layer__{i}": state})
-
-
-@pytest.mark.parametrize("index", [0, 1])
-def test_a_module_alone(adapted, golden, index):
-    layer, x = adapted().uniadapter.layers[index], golden.tensors["input.x"]
-    for branch in ("vision", "text", "cross"):
-        assert_golden(golden, **{f"a__layers__{index}__{branch}": getattr(layer, branch)(x)})
-
-
-def test_backbone_alone(adapted, golden):
-    model = adapted()
-    with adapters_disabled(model):
-        tokens = see(model, golden).last_hidden_state
-        assert_golden(
-            golden,
-            off__vision=tokens,
-            off__text=read(model, golden).last_hidden_state,
-            off__multimodal=read(model, golden, tokens).last_hidden_state,
+    def text(self, model, image_tokens=None, image_mask=None):
+        """The text encoder on the golden texts, looking at image tokens if there are any."""
+        return model.text_encoder(
+            self["input.input_ids"],
+            self["input.attention_mask"],
+            encoder_hidden_states=image_tokens,
+            encoder_attention_mask=image_mask,
+            output_hidden_states=True,
         )
 
-
-def test_b_vision(adapted, golden):
-    model = adapted()
-    output = model.vision_model(golden.tensors["input.image"], output_hidden_states=True)
-    assert_layers(golden, "b", output)
+    def multimodal(self, model):
+        return self.text(model, self.see(model).last_hidden_state)
 
 
-def test_c_text(adapted, golden):
-    assert_layers(golden, "c", read(adapted(), golden))
+def states(case, output):
+    """The states after each layer, and the last one."""
+    layers = {f"out.{case}.layer.{i}": state for i, state in enumerate(output.hidden_states[1:])}
+    return layers | {f"out.{case}.last_hidden_state": output.last_hidden_state}
 
 
-def test_d_multimodal(adapted, golden):
-    model = adapted()
-    assert_layers(golden, "d", read(model, golden, see(model, golden).last_hidden_state))
+def a_modules_alone(golden):
+    layers, x = golden.adapted().uniadapter.layers, golden["input.x"]
+    return {
+        f"out.a.layers.{i}.{branch}": getattr(layer, branch)(x)
+        for i, layer in enumerate(layers)
+        for branch in ("vision", "text", "cross")
+    }
 
 
-def test_d_without_the_query_residual(adapted, golden):
-    model = adapted(query_residual=False)
-    output = read(model, golden, see(model, golden).last_hidden_state)
-    assert_golden(golden, d_noquery__last_hidden_state=output.last_hidden_state)
+def off_the_backbone_alone(golden):
+    model = golden.adapted()
+    with adapters_disabled(model):
+        tokens = golden.see(model).last_hidden_state
+        return {
+            "out.off.vision": tokens,
+            "out.off.text": golden.text(model).last_hidden_state,
+            "out.off.multimodal": golden.text(model, tokens).last_hidden_state,
+        }
 
 
-def test_e_key_value_adapters(adapted, golden):
-    model = adapted(kv_bottleneck=4)
-    assert_layers(golden, "e", read(model, golden, see(model, golden).last_hidden_state))
+def b_vision(golden):
+    return states("b", golden.see(golden.adapted()))
 
 
-@pytest.mark.parametrize("kv", ["", "kv_"])
-def test_f_video(adapted, golden, kv):
-    model = adapted(kv_bottleneck=4) if kv else adapted()
-    tokens, _ = encode_video(model, golden.tensors["input.video"])
-    plain = read(model, golden, tokens).last_hidden_state
-    with frame_weights(model, golden.tensors["input.frame_weight"]):
-        aware = read(model, golden, tokens).last_hidden_state
-    assert_golden(golden, f__vision=tokens, **{f"f__{kv}pfa_off": plain, f"f__{kv}pfa_on": aware})
+def c_text(golden):
+    return states("c", golden.text(golden.adapted()))
 
 
-@pytest.mark.parametrize("case", ["d", "d_detached", "e"])
-def test_g_gradients(adapted, golden, case):
-    model = adapted(kv_bottleneck=4) if case == "e" else adapted()
-    tokens = see(model, golden).last_hidden_state
-    output = read(model, golden, tokens.detach() if case == "d_detached" else tokens).last_hidden_state
-    loss = (output * golden.tensors["input.grad_probe"]).sum()
+def d_multimodal(golden):
+    return states("d", golden.multimodal(golden.adapted()))
+
+
+def d_without_the_query_residual(golden):
+    output = golden.multimodal(golden.adapted(query_residual=False))
+    return {"out.d_noquery.last_hidden_state": output.last_hidden_state}
+
+
+def e_key_value_adapters(golden):
+    return states("e", golden.multimodal(golden.adapted(kv=True)))
+
+
+def f_video(golden, kv=False):
+    model, prefix = golden.adapted(kv=kv), "kv_" if kv else ""
+    tokens, _ = encode_video(model, golden["input.video"])
+    plain = golden.text(model, tokens).last_hidden_state
+    with frame_weights(model, golden["input.frame_weight"]):
+        aware = golden.text(model, tokens).last_hidden_state
+    return {"out.f.vision": tokens, f"out.f.{prefix}pfa_off": plain, f"out.f.{prefix}pfa_on": aware}
+
+
+def f_video_with_key_value_adapters(golden):
+    return f_video(golden, kv=True)
+
+
+def gradients(golden, case, kv=False, detached=False):
+    model = golden.adapted(kv=kv)
+    tokens = golden.see(model).last_hidden_state
+    output = golden.text(model, tokens.detach() if detached else tokens).last_hidden_state
+    loss = (output * golden["input.grad_probe"]).sum()
     loss.backward()
-
-    expected = part(golden, f"grad.{case}")
-    torch.testing.assert_close(loss, expected.pop("loss"), **TOLERANCE)
-    parameters = dict(model.uniadapter.named_parameters())
-    assert expected.keys() == {name for name in parameters if not name.startswith("heads.")}
-    for name, gradient in expected.items():
-        found = parameters[name].grad
-        found = torch.zeros_like(gradient) if found is None else found  # the file stores unused parameters as zeros
-        torch.testing.assert_close(found, gradient, **TOLERANCE, msg=lambda m, name=name: f"{name}: {m}")
+    parameters = {name: p for name, p in model.uniadapter.named_parameters() if not name.startswith("heads.")}
+    # The file stores unused parameters as zeros.
+    found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
+    return {f"grad.{case}.loss": loss} | {f"grad.{case}.{name}": gradient for name, gradient in found.items()}
 
 
-def test_h_frame_weights_of_the_retrieval_model(adapted, golden):
-    model = adapted(kv_bottleneck=4)
-    tokens, video = encode_video(model, golden.tensors["input.video"])
-    cls = tokens.view(2, 4, 17, 32)[:, :, 0]
+def g_gradients(golden):
+    return gradients(golden, "d")
+
+
+def g_gradients_of_text_alone(golden):
+    return gradients(golden, "d_detached", detached=True)
+
+
+def g_gradients_with_key_value_adapters(golden):
+    return gradients(golden, "e", kv=True)
+
+
+def h_frame_weights_of_the_retrieval_model(golden):
+    model = golden.adapted(kv=True)
+    tokens, video = encode_video(model, golden["input.video"])
+    F = golden["input.video"].shape[1]
+    cls = tokens.unflatten(1, (F, -1))[:, :, 0]  # (B, F·n, D) -> (B, F, n, D) -> (B, F, D)
     frames = normalize(model.vision_proj(cls), dim=-1)
-    text = normalize(model.text_proj(read(model, golden).last_hidden_state[:, 0]), dim=-1)
+    text = normalize(model.text_proj(golden.text(model).last_hidden_state[:, 0]), dim=-1)
     w = cosine_weights(text, frames)
     with frame_weights(model, w):
-        multimodal = read(model, golden, tokens).last_hidden_state
-    assert_golden(golden, h__text_feat=text, h__video_feat=video, h__frame_feat=frames, h__sim_t2f=w)
-    assert_golden(golden, h__multimodal=multimodal, h__itm_logits=model.itm_head(multimodal[:, 0]))
-
-
-def test_x_encoder_mask(adapted, golden):
-    model = adapted()
-    output = read(model, golden, see(model, golden).last_hidden_state, golden.tensors["input.encoder_mask"])
-    assert_golden(golden, x__last_hidden_state=output.last_hidden_state)
-
-
-@pytest.mark.parametrize("kv", ["", "kv_"])
-def test_y_answer_decoder(make_blip, golden, kv):
-    model = make_blip(BlipForQuestionAnswering).double()
-    weights = part(golden, "backbone")
-    # The decoder of the golden model shares its layers with the encoder: only its head is stored apart.
-    shared = {
-        f"text_decoder.bert.{name.removeprefix('text_encoder.')}": t
-        for name, t in weights.items()
-        if name.startswith("text_encoder.")
+        multimodal = golden.text(model, tokens).last_hidden_state
+    return {
+        "out.h.text_feat": text,
+        "out.h.video_feat": video,
+        "out.h.frame_feat": frames,
+        "out.h.sim_t2f": w,
+        "out.h.multimodal": multimodal,
+        "out.h.itm_logits": model.itm_head(multimodal[:, 0]),
     }
-    model.load_state_dict(weights | shared, strict=False)
-    model.tie_weights()
-    config = UniAdapterConfig.official(bottleneck=8, kv_bottleneck=4 if kv else None)
-    load_adapters(insert_adapters(model, config), golden, ("layers.", "kv") if kv else ("layers.",))
 
-    question = read(model, golden, see(model, golden).last_hidden_state).last_hidden_state
-    ids, mask = golden.tensors["input.answer_ids"], golden.tensors["input.answer_mask"]
+
+def x_encoder_mask(golden):
+    model = golden.adapted()
+    tokens = golden.see(model).last_hidden_state
+    output = golden.text(model, tokens, golden["input.encoder_mask"])
+    return {"out.x.last_hidden_state": output.last_hidden_state}
+
+
+def y_answer_decoder(golden, kv=False):
+    model, prefix = golden.answering(kv=kv), "kv_" if kv else ""
+    ids = golden["input.answer_ids"]
     model.text_decoder.label_smoothing = golden.json["config"]["label_smoothing"]
     output = model.text_decoder(
         ids,
-        mask,
-        encoder_hidden_states=question,
-        encoder_attention_mask=golden.tensors["input.attention_mask"],
+        golden["input.answer_mask"],
+        encoder_hidden_states=golden.multimodal(model).last_hidden_state,
+        encoder_attention_mask=golden["input.attention_mask"],
         labels=ids.masked_fill(ids == 0, -100),
         reduction="none",
     )
-    assert_golden(golden, **{f"y__{kv}logits": output.logits, f"y__{kv}loss": output.loss})
+    return {f"out.y.{prefix}logits": output.logits, f"out.y.{prefix}loss": output.loss}
+
+
+def y_answer_decoder_with_key_value_adapters(golden):
+    return y_answer_decoder(golden, kv=True)
+
+
+# From a module by itself to a whole model, so that the first test to fail says most about a mistake.
+CASES = [
+    a_modules_alone,
+    off_the_backbone_alone,
+    b_vision,
+    c_text,
+    d_multimodal,
+    d_without_the_query_residual,
+    e_key_value_adapters,
+    f_video,
+    f_video_with_key_value_adapters,
+    g_gradients,
+    g_gradients_of_text_alone,
+    g_gradients_with_key_value_adapters,
+    h_frame_weights_of_the_retrieval_model,
+    x_encoder_mask,
+    y_answer_decoder,
+    y_answer_decoder_with_key_value_adapters,
+]
+
+
+@pytest.fixture(scope="module")
+def found(make_blip, golden):
+    """``found(case)``: what the package computes there, by name. Computed once. ``found.golden``: what it was given."""
+    found = functools.cache(lambda case: {name: t.detach() for name, t in case(found.golden).items()})
+    found.golden = Golden(make_blip, golden)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_the_numbers_are_the_authors(found, golden, case):
+    for name, tensor in found(case).items():
+        assert name in golden.tensors, f"The golden file has no {name}."
+        torch.testing.assert_close(tensor, golden.tensors[name], **TOLERANCE, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_no_output_and_no_gradient_is_left_out(found, golden):
+    promised = {name for name in golden.tensors if name.startswith(("out.", "grad."))}
+    assert golden.json["keys"].keys() == golden.tensors.keys()
+    assert len(promised - DECODER) == 119 and promised >= DECODER
+    assert set().union(*map(found, CASES)) == promised
+
+
+def test_every_input_and_every_weight_is_used(found, golden):
+    for case in CASES:
+        found(case)
+    given = {name for name in golden.tensors if not name.startswith(("out.", "grad."))}
+    assert found.golden.read == given

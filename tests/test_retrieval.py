@@ -12,6 +12,7 @@ from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.insertion import adapters_disabled, insert_adapters
 from uniadapter_edu.losses import hard_negatives
+from uniadapter_edu.methods import lora
 from uniadapter_edu.tasks import retrieval
 from uniadapter_edu.tasks.retrieval import (
     RetrievalTask,
@@ -25,7 +26,7 @@ from uniadapter_edu.tasks.retrieval import (
     search,
     tokenize,
 )
-from uniadapter_edu.training import TrainConfig, lora, train
+from uniadapter_edu.training import TrainConfig, train
 
 WORDS = "cat dog owl fox bee ant cow pig red blue green pink left right big small".split()
 

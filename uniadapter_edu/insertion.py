@@ -42,8 +42,10 @@ def insert_adapters(model: nn.Module, config: UniAdapterConfig | None = None, na
     config: `UniAdapterConfig.paper()` if None. name: what `set_adapter` will call these adapters.
     The new modules have the model's device and dtype; their initial values depend on `torch.manual_seed` alone.
 
-    Raises `UniAdapterError` if adapters are inserted already, if this is no BLIP, or if its towers differ in width.
+    Raises `UniAdapterError` if adapters are inserted already, if this is no BLIP, if its towers differ in width, or if
+    config is no `UniAdapterConfig`.
     """
+    _check_config(config)
     if hasattr(model, "uniadapter"):
         raise UniAdapterError(
             "Adapters are inserted in this model already.",
@@ -84,8 +86,9 @@ def add_adapter(model: nn.Module, config: UniAdapterConfig | None = None, name: 
     """Build one more named adapter beside those that are inserted, and return it; `set_adapter` makes it the active one.
 
     Until then it takes no part in anything: not in the forward pass, nor in ``model.parameters()``, ``state_dict()`` or
-    ``.to()`` (`set_adapter` moves it). Raises `UniAdapterError` if the name is taken.
+    ``.to()`` (`set_adapter` moves it). Raises `UniAdapterError` if the name is taken, or config is no `UniAdapterConfig`.
     """
+    _check_config(config)
     if name in _inserted(model).sets:
         raise UniAdapterError(f'An adapter is called "{name}" already.', "Choose another name.")
     return _build(model, config, name)
@@ -109,6 +112,12 @@ def named_adapters(model: nn.Module) -> dict[str, AdapterSet]:
     return dict(_wiring(model).sets) if hasattr(model, "uniadapter") else {}
 
 
+def active_config(model: nn.Module) -> UniAdapterConfig | None:
+    """The config of the adapters at work in ``model``; None where none are inserted, and inside `adapters_disabled`."""
+    adapter = _wiring(model).adapter if hasattr(model, "uniadapter") else None
+    return adapter.config if adapter else None
+
+
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """What trains of the active adapter, by the names it has on disk."""
     return {name: p for name, p in _inserted(model).active.named_parameters() if p.requires_grad}
@@ -128,11 +137,12 @@ def frame_weights(model: nn.Module, w: torch.Tensor) -> Iterator[nn.Module]:
 
     w: (B, F), see `attention.frame_weights`, for frame-major tokens (B, F·n, D) given as ``encoder_hidden_states``. Inside
     `folded_texts`, w may be (B, F), or (B·k, F) where each text has weights of its own. It holds no parameters, so it
-    works without adapters, too. Raises `UniAdapterError` if w is no (B, F), and later if the tokens do not fit it.
+    works without adapters, too. Raises `UniAdapterError` if w is no (B, F) of finite floating-point numbers, B and F at
+    least 1, and later if the tokens do not fit it.
     """
-    if w.ndim != 2:
+    if not isinstance(w, torch.Tensor) or w.ndim != 2:
         raise UniAdapterError(
-            f"Frame weights have the shape {tuple(w.shape)}, expected (B, F).", "Give one weight per clip and frame."
+            f"Frame weights are {_shape(w)}, expected a tensor (B, F).", "Give one weight per clip and frame."
         )
     with _setting(_wiring(model), frames=frame_multipliers(w)):
         yield model
@@ -159,13 +169,9 @@ def encode_video(model: nn.Module, frames: torch.Tensor) -> tuple[torch.Tensor, 
     """Frames (B, F, 3, H, W) -> frame-major tokens (B, F·n, D), and the clip's feature (B, P), normalised.
 
     The tokens are ready to be ``encoder_hidden_states``. The feature is None for models without ``vision_proj``.
-    Raises `UniAdapterError` if the frames are not five-dimensional.
+    Raises `UniAdapterError` if the frames have another shape, if there is no clip or no frame, or if they are whole numbers.
     """
-    if frames.ndim != 5:
-        raise UniAdapterError(
-            f"Frames have the shape {tuple(frames.shape)}, expected (B, F, 3, H, W).",
-            "Stack each clip's frames along a second dimension.",
-        )
+    _check_frames(frames)
     B, F = frames.shape[:2]
     tokens = model.vision_model(pixel_values=frames.flatten(0, 1)).last_hidden_state  # (B·F, n, D)
     _, n, D = tokens.shape
@@ -188,6 +194,7 @@ class _Towers:
     texts: dict[str, nn.Module]  # its BlipTextEncoder, by the name of the key/value update it uses
     heads: dict[str, nn.Linear]
     widths: dict[str, int]
+    tokens: int  # n, of an image: its CLS and its patches
 
     @property
     def depths(self) -> dict[str, int]:
@@ -205,9 +212,11 @@ def _towers(model: nn.Module) -> _Towers:
             f"{type(model).__name__} is no BLIP model that adapters fit.",
             "Give BlipForImageTextRetrieval, BlipForQuestionAnswering or BlipForConditionalGeneration.",
         )
-    widths = {"vision": model.config.vision_config.hidden_size, "text": model.config.text_config.hidden_size}
+    vision = model.config.vision_config
+    widths = {"vision": vision.hidden_size, "text": model.config.text_config.hidden_size}
     heads = {name: getattr(model, name) for name in HEADS if hasattr(model, name)}
-    return _Towers(model.vision_model.encoder, texts, heads, widths)
+    tokens = 1 + (vision.image_size // vision.patch_size) ** 2
+    return _Towers(model.vision_model.encoder, texts, heads, widths, tokens)
 
 
 # ---------------------------------------------------------------------------------------------- what a pass depends on
@@ -220,7 +229,8 @@ class _Wiring:
     the model (a momentum encoder copies only the encoders) does not drag the rest along.
     """
 
-    def __init__(self):
+    def __init__(self, tokens: int):
+        self.tokens = tokens  # n of an image
         self.sets: dict[str, AdapterSet] = {}
         self.active: AdapterSet | None = None
         self.enabled = True
@@ -252,7 +262,7 @@ def _wiring(model: nn.Module) -> _Wiring:
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrapper around a BLIP
     if not hasattr(model, "_uniadapter_wiring"):
         towers = _towers(model)
-        model._uniadapter_wiring = _Wiring()
+        model._uniadapter_wiring = _Wiring(towers.tokens)
         _connect(towers, model._uniadapter_wiring)
     return model._uniadapter_wiring
 
@@ -489,7 +499,7 @@ class _CrossTap:
     def _crossing(self, texts: int, e: torch.Tensor, mask: torch.Tensor | None, cache=None) -> _Crossing:
         k = self.wiring.texts if self.faces_images else 1
         multipliers = self.wiring.frames if self.faces_images else None
-        _check_crossing(texts, k, e, multipliers)
+        _check_crossing(texts, k, e, multipliers, self.wiring.tokens)
         corrects = self.wiring.adapter is not None
         return _Crossing(len(e), k, mask, corrects, multipliers, self._deltas(e, cache))
 
@@ -520,16 +530,53 @@ def _is_reentrant(tower: nn.Module) -> bool:
     return options is not None and options.get("use_reentrant", True)
 
 
-def _check_crossing(texts: int, k: int, e: torch.Tensor, multipliers: torch.Tensor | None):
-    """Raise `UniAdapterError` if texts, images and frame weights do not fit each other."""
+def _check_config(config: UniAdapterConfig | None):
+    if not isinstance(config, UniAdapterConfig | None):
+        raise UniAdapterError(
+            f"config is {config!r}, expected a UniAdapterConfig.",
+            "Give UniAdapterConfig(...); UniAdapterConfig.from_dict makes one of a dictionary.",
+        )
+
+
+def _shape(given) -> str:
+    return f"of shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else f"a {type(given).__name__}"
+
+
+def _check_frames(frames: torch.Tensor):
+    """Raise `UniAdapterError` if these are no frames of clips."""
+    if not isinstance(frames, torch.Tensor) or frames.ndim != 5 or frames.shape[2] != 3:
+        raise UniAdapterError(
+            f"Frames are {_shape(frames)}, expected a tensor (B, F, 3, H, W).",
+            "Stack each clip's frames along a second dimension, colours before height and width.",
+        )
+    if not frames.numel():
+        raise UniAdapterError(
+            f"Frames of shape {tuple(frames.shape)} are empty, expected at least one clip of at least one frame.",
+            "Leave out clips without frames.",
+        )
+    if not frames.is_floating_point():
+        raise UniAdapterError(
+            f"Frames have the dtype {frames.dtype}, expected floating-point pixels.",
+            "Let the model's processor scale and normalise them.",
+        )
+
+
+def _check_crossing(texts: int, k: int, e: torch.Tensor, multipliers: torch.Tensor | None, n: int):
+    """Raise `UniAdapterError` if texts, images and frame weights do not fit each other. n: tokens of an image."""
     B, N = e.shape[:2]
     if texts != k * B:
         raise UniAdapterError(
             f"{texts} texts meet {B} images inside folded_texts(model, {k}), expected {k * B} texts.",
             "Give the image tokens once per image, (B, N, D), and the texts image-major, (B·k, T).",
         )
-    if multipliers is not None and (len(multipliers) not in (B, texts) or N % multipliers.shape[1]):
+    if multipliers is None:
+        return
+    F = multipliers.shape[1]
+    # Tokens that are whole images tell F; of others, a part of each frame's, it is known only that F divides them.
+    frames_fit = F == N // n if N % n == 0 else N % F == 0 and N > F
+    if len(multipliers) not in (B, texts) or not frames_fit:
+        frames = f"{N // n} frames of {n} tokens" if N % n == 0 else f"{N} tokens"
         raise UniAdapterError(
-            f"Frame weights of shape {tuple(multipliers.shape)} do not fit {N} tokens of each of {B} clips.",
+            f"Frame weights of shape {tuple(multipliers.shape)} do not fit {frames} of each of {B} clips.",
             "Give weights (B, F) and frame-major tokens (B, F·n, D), as encode_video returns them.",
         )

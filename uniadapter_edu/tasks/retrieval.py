@@ -5,11 +5,12 @@ one, and wherever an image meets several texts these are folded into the query a
 values are projected once.
 
 Data is a ``datasets.Dataset`` (or a list of dicts) with the columns ``image`` (PIL) and ``captions`` (list of str).
+What an image is, only `Images` knows; `video_retrieval` puts clips in its place, and all else is the same.
 """
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.insertion import folded_texts
+from uniadapter_edu.insertion import folded_texts, frame_weights
 from uniadapter_edu.losses import at_least_float32, contrastive_loss, hard_negatives, matching_loss
 from uniadapter_edu.metrics import RetrievalMetrics
 
@@ -34,33 +35,75 @@ TEXTS_PER_PASS = 256  # bounds the memory of matching where an image is a candid
 
 def encode_images(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) -> tokens (B, N, D), [CLS] first, and contrastive features (B, P) of length 1."""
-    model = _blip(model)
+    model = blip_of(model)
     tokens = model.vision_model(pixel_values=pixel_values).last_hidden_state  # (B, N, D)
     return tokens, F.normalize(at_least_float32(model.vision_proj(tokens[:, 0])), dim=-1)
 
 
 def encode_texts(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Texts (B, T), mask 1 where there is a token -> contrastive features (B, P) of length 1."""
-    model = _blip(model)
+    model = blip_of(model)
     hidden = model.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, D)
     return F.normalize(at_least_float32(model.text_proj(hidden[:, 0])), dim=-1)
 
 
-def match(model: nn.Module, image_tokens: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def match(
+    model: nn.Module, image_tokens: Tensor, input_ids: Tensor, attention_mask: Tensor, w: Tensor | None = None
+) -> Tensor:
     """Does each of an image's K texts describe it? Logits (B, K, 2): no, yes.
 
     ``image_tokens`` (B, N, D) from :func:`encode_images`; ``input_ids`` and ``attention_mask`` (B, K, T), the K texts
     of each image. Equal to K separate passes, but each image's keys and values are projected once. As in transformers'
     own forward, the first token stays [CLS]; BLIP's published code puts [ENC] there for this pass.
+
+    ``w`` (B, K, F): what each text gives to each frame of a clip, whose tokens are frame-major, (B, F·n, D).
     """
-    model, (B, K, T) = _blip(model), input_ids.shape
-    with folded_texts(model, K):
+    model, (B, K, T) = blip_of(model), input_ids.shape
+    if w is not None and w.shape[:-1] != (B, K):
+        raise UniAdapterError(
+            f"frame weights have the shape {tuple(w.shape)}, expected ({B}, {K}, F) for {K} texts of each of {B} clips",
+            "give one weight per clip, text and frame.",
+        )
+    with folded_texts(model, K), nullcontext() if w is None else frame_weights(model, w.flatten(0, 1)):
         hidden = model.text_encoder(
             input_ids=input_ids.reshape(B * K, T),  # image-major: the K texts of image 0 first
             attention_mask=attention_mask.reshape(B * K, T),
             encoder_hidden_states=image_tokens,
         ).last_hidden_state  # (B·K, T, D)
     return model.itm_head(hidden[:, 0]).view(B, K, 2)
+
+
+# ---- what is looked at
+
+
+class Images:
+    """What texts look at, here images: how rows become pixels, and pixels tokens. `video_retrieval.Clips` are others."""
+
+    column, content = "image", "a PIL image"
+
+    def pixels(self, processor, rows: Sequence) -> Tensor:
+        """B rows of a data set, or bare images -> uint8 pixels (B, 3, H, W)."""
+        return preprocess(processor, [self.of(row) for row in rows])
+
+    def encode(self, model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pixels -> tokens (B, N, D), features (B, P), and those of each frame (B, F, P) or None, all of length 1."""
+        return *encode_images(model, pixel_values), None
+
+    def weights(self, model: nn.Module, text_features: Tensor, frame_features: Tensor | None) -> Tensor | None:
+        """K texts of each clip (B, K, P) and its frames (B, F, P) -> w (B, K, F), or None where frames count alike."""
+        return None
+
+    def of(self, row):
+        """What a row of a data set shows; a row may be just that."""
+        if isinstance(row, dict) and self.column not in row:
+            raise UniAdapterError(
+                f"a row has no {self.column}, only {', '.join(row)}",
+                f"rename_column() to {self.column} ({self.content}).",
+            )
+        return row[self.column] if isinstance(row, dict) else row
+
+
+IMAGES = Images()
 
 
 # ---- training
@@ -74,10 +117,12 @@ class RetrievalTask(nn.Module):
     Insert adapters before making the task: then the temperature is the adapters' own, else it is the task's.
     """
 
+    medium = IMAGES
+
     def __init__(self, model: nn.Module, processor, hardness: float = 1.0, seed: int = 0):
         super().__init__()
         self.model, self.processor, self.hardness, self.seed = model, processor, hardness, seed
-        if not hasattr(_blip(model), "uniadapter"):
+        if not hasattr(blip_of(model), "uniadapter"):
             self.own_temperature = nn.Parameter(torch.tensor(TEMPERATURE[0]))
 
     @property
@@ -85,7 +130,7 @@ class RetrievalTask(nn.Module):
         """τ of the contrastive loss, a trained scalar kept between 0.001 and 0.5 as in BLIP."""
         if hasattr(self, "own_temperature"):
             return self.own_temperature
-        return _blip(self.model).uniadapter.heads.temperature
+        return blip_of(self.model).uniadapter.heads.temperature
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """What trains, by name: the parameters of the model that require a gradient, and the temperature."""
@@ -93,9 +138,9 @@ class RetrievalTask(nn.Module):
 
     def prepare(self, dataset) -> Sequence[dict]:
         """``dataset`` itself, or its rows with all pixels resized and held in memory if they take at most 256 MB."""
-        check_dataset(dataset)
-        size = preprocess(self.processor, [dataset[0]["image"]]).numel()
-        return CachedRows(self.processor, dataset) if size * len(dataset) <= CACHE_BYTES else dataset
+        check_dataset(dataset, self.medium)
+        size = self.medium.pixels(self.processor, [dataset[0]]).numel()
+        return CachedRows(self.processor, dataset, self.medium) if size * len(dataset) <= CACHE_BYTES else dataset
 
     def collate(self, examples: Sequence[dict]) -> dict[str, Tensor]:
         """Rows of a data set -> a batch: ``pixels`` (B, 3, H, W) uint8, ``input_ids`` and ``attention_mask`` (B, T),
@@ -104,20 +149,14 @@ class RetrievalTask(nn.Module):
         One caption is drawn per image, by ``seed`` and the row's ``index`` and ``epoch`` (0 where missing). ``same``
         marks text j as fitting image i where it is one of image i's captions, word for word, or i and j are one row.
         """
-        rows = [(row.get("index", i), row.get("epoch", 0)) for i, row in enumerate(examples)]
-        texts = [
-            random.Random(f"{self.seed} {index} {epoch}").choice(row["captions"])
-            for row, (index, epoch) in zip(examples, rows)
-        ]
+        rows, texts = [row.get("index", i) for i, row in enumerate(examples)], self.draw_captions(examples)
         captions = [set(row["captions"]) for row in examples]
-        same = [
-            [texts[j] in captions[i] or rows[i][0] == rows[j][0] for j in range(len(rows))] for i in range(len(rows))
-        ]
+        same = [[texts[j] in captions[i] or rows[i] == rows[j] for j in range(len(rows))] for i in range(len(rows))]
         input_ids, attention_mask = tokenize(self.processor, texts)
         if "pixels" in examples[0]:
             pixels = torch.stack([row["pixels"] for row in examples])
         else:
-            pixels = preprocess(self.processor, [row["image"] for row in examples])
+            pixels = self.medium.pixels(self.processor, examples)
         return {
             "pixels": pixels,
             "input_ids": input_ids,
@@ -125,22 +164,35 @@ class RetrievalTask(nn.Module):
             "same": torch.tensor(same),
         }
 
+    def draw_captions(self, examples: Sequence[dict]) -> list[str]:
+        """One caption for each row, the same whenever the row comes up in the same epoch."""
+        return [
+            random.Random(f"{self.seed} {row.get('index', i)} {row.get('epoch', 0)}").choice(row["captions"])
+            for i, row in enumerate(examples)
+        ]
+
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch of :meth:`collate` -> scalars: ``loss`` = ``itc`` + ``itm``, and the ``temperature`` used."""
         with torch.no_grad():
             self.temperature.clamp_(*TEMPERATURE[1:])
         input_ids, attention_mask, same = batch["input_ids"], batch["attention_mask"], batch["same"]
-        tokens, image_features = encode_images(self.model, normalize(self.processor, batch["pixels"]))
+        pixel_values = normalize(self.processor, batch["pixels"])
+        tokens, image_features, frame_features = self.medium.encode(self.model, pixel_values)
         text_features = encode_texts(self.model, input_ids, attention_mask)
-        itc = contrastive_loss(image_features, text_features, self.temperature, same)
+        itc = self.contrast(batch, image_features, text_features)
 
         similarity = (image_features @ text_features.T / self.temperature).detach()  # (B images, B texts)
         negatives, mismatch = hard_negatives(similarity, same, self.hardness)  # (B, 2) each
         own = torch.arange(len(tokens), device=tokens.device)[:, None]  # (B, 1)
         texts = torch.cat([own, negatives], dim=1)  # (B, 3): its own, the text it draws, the text that drew it
-        logits = match(self.model, tokens, input_ids[texts], attention_mask[texts])  # (B, 3, 2)
+        w = self.medium.weights(self.model, text_features[texts], frame_features)  # (B, 3, F) or None
+        logits = match(self.model, tokens, input_ids[texts], attention_mask[texts], w)  # (B, 3, 2)
         itm = matching_loss(logits, torch.cat([torch.ones_like(own), mismatch], dim=1))
         return {"loss": itc + itm, "itc": itc, "itm": itm, "temperature": self.temperature.detach().clone()}
+
+    def contrast(self, batch: dict[str, Tensor], image_features: Tensor, text_features: Tensor) -> Tensor:
+        """The contrastive loss of a batch's images and texts (B, P) against each other: a scalar."""
+        return contrastive_loss(image_features, text_features, self.temperature, batch["same"])
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same as :meth:`loss`."""
@@ -150,9 +202,9 @@ class RetrievalTask(nn.Module):
 class CachedRows:
     """The rows of a data set with their pixels resized once: training reads them again in every epoch."""
 
-    def __init__(self, processor, dataset):
+    def __init__(self, processor, dataset, medium: Images):
         self.captions = _column(dataset, "captions")
-        self.pixels = torch.cat(list(_pixel_blocks(processor, dataset, 64)))  # (N, 3, H, W) uint8
+        self.pixels = torch.cat(list(_pixel_blocks(processor, dataset, 64, medium)))  # (N, 3, H, W) uint8
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -167,33 +219,51 @@ class CachedRows:
 @dataclass
 class Gallery:
     """Encoded images to search in: ``features`` (N, P); ``tokens`` (N, n, D), or None where they are too many to keep,
-    and each block of ``images`` is then encoded again when it is matched."""
+    and each block of ``images`` is then encoded again when it is matched. ``frames`` (N, F, P) are features of each
+    frame where the images are clips."""
 
     images: Sequence
     features: Tensor
     tokens: Tensor | None
+    frames: Tensor | None
     batch_size: int
+    medium: Images
 
 
-def encode_gallery(model: nn.Module, processor, images, batch_size: int = 64, keep_bytes: int = CACHE_BYTES) -> Gallery:
+def encode_gallery(
+    model: nn.Module,
+    processor,
+    images,
+    batch_size: int = 64,
+    medium: Images = IMAGES,
+    keep_bytes: int = CACHE_BYTES,
+) -> Gallery:
     """Encode ``images`` (a data set with an ``image`` column, or a list of PIL images) in blocks of ``batch_size``.
 
-    Their tokens are kept if they take at most ``keep_bytes``.
+    Their tokens are kept if they take at most ``keep_bytes``. ``medium``: what is looked at, if it is not images.
     """
     if not len(images):
-        raise UniAdapterError("the gallery is empty, expected at least one image", "pass a data set that has rows.")
-    features, tokens, kept = [], [], True
+        raise UniAdapterError("the gallery is empty, expected at least one row", "pass a data set that has rows.")
+    features, tokens, frames, kept = [], [], [], True
     with _evaluating(model):
-        for pixels in _pixel_blocks(processor, images, batch_size):
-            block, feature = encode_images(model, normalize(processor, pixels.to(_device(model))))
+        for pixels in _pixel_blocks(processor, images, batch_size, medium):
+            block, feature, frame = medium.encode(model, normalize(processor, pixels.to(_device(model))))
             kept = kept and block[0].nbytes * len(images) <= keep_bytes
             features.append(feature)
             tokens += [block] if kept else []
-    return Gallery(images, torch.cat(features), torch.cat(tokens) if kept else None, batch_size)
+            frames += [] if frame is None else [frame]
+    tokens, frames = torch.cat(tokens) if kept else None, torch.cat(frames) if frames else None
+    return Gallery(images, torch.cat(features), tokens, frames, batch_size, medium)
 
 
 def evaluate_retrieval(
-    model: nn.Module, processor, dataset, top_k: int = 16, batch_size: int = 64, progress: bool = True
+    model: nn.Module,
+    processor,
+    dataset,
+    top_k: int = 16,
+    batch_size: int = 64,
+    progress: bool = True,
+    medium: Images = IMAGES,
 ) -> RetrievalMetrics:
     """Score retrieval on ``dataset`` as BLIP's published evaluation does, in two stages.
 
@@ -201,14 +271,15 @@ def evaluate_retrieval(
     2. Each query's ``top_k`` best candidates are matched. They are ranked by ``s + logit(yes)``, and all others, which
        BLIP gives -100, by ``s - 100``: far behind, but in their contrastive order instead of tied.
 
-    A pair that is a candidate in both directions is matched once. ``top_k=0`` leaves out the second stage. Returns
-    the scores after matching; those of the contrastive ranking are in ``.stage_one``.
+    A pair that is a candidate in both directions is matched once. ``top_k=0`` leaves out the second stage. ``medium``:
+    what is looked at, if it is not images. Returns the scores after matching; those of the contrastive ranking are in
+    ``.stage_one``.
     """
-    check_dataset(dataset)
+    check_dataset(dataset, medium)
     captions = _column(dataset, "captions")
     image_of_caption = torch.tensor([i for i, texts in enumerate(captions) for _ in texts])  # (M,)
     with _evaluating(model):
-        gallery = encode_gallery(model, processor, dataset, batch_size)
+        gallery = encode_gallery(model, processor, dataset, batch_size, medium)
         texts = _Texts(model, processor, [text for own in captions for text in own], batch_size)
         similarity = texts.features @ gallery.features.T  # (M, N)
         stage_one = RetrievalMetrics.from_scores(similarity.cpu(), similarity.T.cpu(), image_of_caption)
@@ -221,17 +292,23 @@ def evaluate_retrieval(
 
 
 def search(
-    model: nn.Module, processor, gallery, queries: Sequence[str], top_k: int = 16, matching: bool = True
+    model: nn.Module,
+    processor,
+    gallery,
+    queries: Sequence[str],
+    top_k: int = 16,
+    matching: bool = True,
+    medium: Images = IMAGES,
 ) -> tuple[Tensor, Tensor]:
     """The ``top_k`` images for each query, best first: indices and scores, both (Q, top_k).
 
     ``gallery`` is a data set, a list of PIL images, or what :func:`encode_gallery` made of either with this model in
     this state. The contrastive top k are reordered by matching, scored as in :func:`evaluate_retrieval`; with
-    ``matching=False`` they stay in contrastive order.
+    ``matching=False`` they stay in contrastive order. ``medium``: what an unencoded gallery holds, if not images.
     """
     queries = [queries] if isinstance(queries, str) else list(queries)
     with _evaluating(model):
-        gallery = gallery if isinstance(gallery, Gallery) else encode_gallery(model, processor, gallery)
+        gallery = gallery if isinstance(gallery, Gallery) else encode_gallery(model, processor, gallery, medium=medium)
         texts = _Texts(model, processor, queries, gallery.batch_size)
         scores = texts.features @ gallery.features.T  # (Q, N)
         if matching:
@@ -270,11 +347,15 @@ def _match_pairs(model: nn.Module, processor, gallery: Gallery, texts: _Texts, p
     many directions and queries want it.
     """
     logits = texts.features.new_zeros(pairs.shape)
+    # Texts that weigh a clip's frames have keys of their own each, for all F frames.
+    at_once = TEXTS_PER_PASS if gallery.frames is None else max(1, TEXTS_PER_PASS // gallery.frames.shape[1])
     with tqdm(total=int(pairs.sum()), desc="matching", unit="pair", disable=not progress) as bar:
         for image, tokens in _tokens_of_images(model, processor, gallery, pairs.any(0)):
-            for rows in pairs[:, image].nonzero()[:, 0].split(TEXTS_PER_PASS):
+            for rows in pairs[:, image].nonzero()[:, 0].split(at_once):
                 input_ids, attention_mask = texts.tokens(rows)  # (K, T)
-                yes = match(model, tokens[None], input_ids[None], attention_mask[None])[0, :, 1]  # (K,)
+                frames = None if gallery.frames is None else gallery.frames[image][None]  # (1, F, P)
+                w = gallery.medium.weights(model, texts.features[rows][None], frames)  # (1, K, F) or None
+                yes = match(model, tokens[None], input_ids[None], attention_mask[None], w)[0, :, 1]  # (K,)
                 logits[rows, image] = at_least_float32(yes)
                 bar.update(len(rows))
     return logits
@@ -289,8 +370,8 @@ def _tokens_of_images(model, processor, gallery: Gallery, wanted: Tensor) -> Ite
         if gallery.tokens is not None:
             tokens = gallery.tokens[block.start : block.stop]
         else:
-            pixels = preprocess(processor, [_image(gallery.images[i]) for i in block])
-            tokens = encode_images(model, normalize(processor, pixels.to(_device(model))))[0]
+            pixels = gallery.medium.pixels(processor, [gallery.images[i] for i in block])
+            tokens = gallery.medium.encode(model, normalize(processor, pixels.to(_device(model))))[0]
         yield from ((i, tokens[i - start]) for i in block if wanted[i])
 
 
@@ -303,7 +384,7 @@ def preprocess(processor, images: Sequence) -> Tensor:
 
 
 def normalize(processor, pixels: Tensor) -> Tensor:
-    """uint8 pixels (B, 3, H, W) -> the float values that the processor would give."""
+    """uint8 pixels (..., 3, H, W) -> the float values that the processor would give."""
     settings = processor.image_processor
     values = pixels.float() * settings.rescale_factor
     mean, std = (values.new_tensor(x)[:, None, None] for x in (settings.image_mean, settings.image_std))
@@ -317,15 +398,18 @@ def tokenize(processor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     return out["input_ids"], out["attention_mask"]
 
 
-def check_dataset(dataset) -> None:
-    """Raise :class:`UniAdapterError` unless ``dataset`` has rows with an ``image`` and one or more ``captions``."""
+def check_dataset(dataset, medium: Images = IMAGES) -> None:
+    """Raise :class:`UniAdapterError` unless ``dataset`` has rows with an ``image`` and one or more ``captions``.
+
+    ``medium``: what is there instead of images.
+    """
     if not len(dataset):
         raise UniAdapterError("the data set is empty, expected at least one row", "check the split or the filter.")
     columns = getattr(dataset, "column_names", None) or list(dataset[0])
-    if missing := [name for name in ("image", "captions") if name not in columns]:
+    if missing := [name for name in (medium.column, "captions") if name not in columns]:
         raise UniAdapterError(
             f"the data set has no column {' and no column '.join(missing)}, only {', '.join(columns)}",
-            "rename_column() to image (a PIL image) and captions (a list of str).",
+            f"rename_column() to {medium.column} ({medium.content}) and captions (a list of str).",
         )
     for i, texts in enumerate(_column(dataset, "captions")):
         if isinstance(texts, str) or not texts:
@@ -340,19 +424,28 @@ def _column(dataset, name: str) -> list:
     return list(dataset[name]) if hasattr(dataset, "column_names") else [row[name] for row in dataset]
 
 
-def _image(row):
-    return row["image"] if isinstance(row, dict) else row
-
-
-def _pixel_blocks(processor, images, batch_size: int) -> Iterator[Tensor]:
+def _pixel_blocks(processor, images, batch_size: int, medium: Images) -> Iterator[Tensor]:
+    shape = None
     for start in range(0, len(images), batch_size):
-        block = range(start, min(start + batch_size, len(images)))
-        yield preprocess(processor, [_image(images[i]) for i in block])
+        pixels = medium.pixels(processor, [images[i] for i in range(start, min(start + batch_size, len(images)))])
+        if shape not in (None, pixels.shape[1:]):
+            raise UniAdapterError(
+                f"rows from {start} on have pixels of shape {tuple(pixels.shape[1:])}, those before {tuple(shape)}",
+                "give every clip as many frames.",
+            )
+        shape = pixels.shape[1:]
+        yield pixels
 
 
-def _blip(model: nn.Module) -> nn.Module:
+def blip_of(model: nn.Module) -> nn.Module:
     """transformers' own model, out of peft's wrapper; what peft put into its layers stays at work."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    blip = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not hasattr(blip, "text_proj"):
+        raise UniAdapterError(
+            f"{type(blip).__name__} gives texts no feature (it has no text_proj): nothing to rank by, nor to weigh frames",
+            'use a BlipForImageTextRetrieval, such as load_backbone(task="retrieval").',
+        )
+    return blip
 
 
 def _device(model: nn.Module) -> torch.device:

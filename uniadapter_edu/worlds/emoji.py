@@ -10,8 +10,9 @@ pre-trained on; a target style with the target wording is the new world that ada
 
 import hashlib
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 
 from datasets import Dataset, Features, Image, List, Value, load_dataset
 from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
@@ -120,9 +121,14 @@ class Scene:
 
     @property
     def split(self) -> str:
-        """The split this scene belongs to, from a hash of its key: 80 % train, 10 % val, 10 % test."""
-        bucket = hashlib.sha256(self.key.encode()).digest()[0] * 10 // 256
-        return {0: "val", 1: "test"}.get(bucket, "train")
+        """The split this scene belongs to, see `split_of`."""
+        return split_of(self.key)
+
+
+def split_of(key: str) -> str:
+    """The split that a description belongs to, from a hash of its key: 80 % train, 10 % val, 10 % test."""
+    bucket = hashlib.sha256(key.encode()).digest()[0] * 10 // 256
+    return {0: "val", 1: "test"}.get(bucket, "train")
 
 
 # --------------------------------------------------------------------------- concepts and sprites
@@ -208,19 +214,29 @@ def twin(draw: random.Random, scene: Scene) -> Scene:
 
 def sample_scenes(n: int, split: str, names: tuple[str, ...], seed: int, twins: float = 0.2, **mix) -> list[Scene]:
     """`n` different scenes of one split. With probability `twins` a scene is the twin of the one before it."""
+    return sample_distinct(n, split, names, seed, partial(sample_scene, **mix), twin, twins)
+
+
+def sample_distinct(
+    n: int, split: str, names: tuple[str, ...], seed: int, sample: Callable, twin: Callable, twins: float
+) -> list:
+    """`n` descriptions of one split with different keys, as `sample_scenes` draws them.
+
+    `sample(draw, names)` draws a description, which has a `key` and a `split`; `twin(draw, description)` one like it.
+    """
     if split not in SPLITS:
         raise UniAdapterError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.", "Choose one of these names.")
     draw, found = random.Random(f"{split}/{seed}"), {}
     for _ in range(200 * n):
         previous = next(reversed(found.values()), None)
-        scene = twin(draw, previous) if previous and draw.random() < twins else sample_scene(draw, names, **mix)
-        if scene.split == split:
-            found.setdefault(scene.key, scene)
+        description = twin(draw, previous) if previous and draw.random() < twins else sample(draw, names)
+        if description.split == split:
+            found.setdefault(description.key, description)
         if len(found) == n:
             return list(found.values())
     raise UniAdapterError(
-        f"{n} different {split} scenes were asked for; {len(names)} concepts gave only {len(found)}.",
-        "Ask for fewer scenes or give more concepts.",
+        f"{n} different {split} descriptions were asked for; {len(names)} concepts gave only {len(found)}.",
+        "Ask for fewer or give more concepts.",
     )
 
 
@@ -267,11 +283,17 @@ def render(scene: Scene, style: str, seed: int = 0, distort=None) -> PILImage.Im
     `distort(sprite, draw) -> sprite` is pre-training's augmentation of the single drawings.
     """
     draw = random.Random(f"{scene.key}/{style}/{seed}")
-    picture = PILImage.new("RGB", (CANVAS, CANVAS), COLOURS[scene.colour])
-    for concept, size, x, y in _placements(scene, draw):
+    retouch = None if distort is None else lambda sprite: distort(sprite, draw)
+    return paint(scene.colour, _placements(scene, draw), style, retouch)
+
+
+def paint(colour: str, placements: Sequence[tuple[str, int, int, int]], style: str, retouch=None) -> PILImage.Image:
+    """Sprites on a colour: a 96 x 96 RGB picture. A placement is (concept, size, x, y), x and y of the sprite's centre."""
+    picture = PILImage.new("RGB", (CANVAS, CANVAS), COLOURS[colour])
+    for concept, size, x, y in placements:
         sprite = _resized(style, concept, size)
-        if distort is not None:
-            sprite = distort(sprite, draw)
+        if retouch is not None:
+            sprite = retouch(sprite)
         picture.paste(sprite, (x - sprite.width // 2, y - sprite.height // 2), sprite)
     return picture
 
@@ -301,7 +323,7 @@ def as_dataset(scenes: list[Scene], styles: tuple[str, ...], wording: str, seed:
     """
     draw, rows = random.Random(seed), []
     for scene in scenes:
-        style = draw.choice([s for s in styles if all(c in sprites(s) for c in scene.concepts)])
+        style = choose_style(draw, styles, scene.concepts)
         rows.append(
             {
                 "image": render(scene, style, seed),
@@ -315,6 +337,21 @@ def as_dataset(scenes: list[Scene], styles: tuple[str, ...], wording: str, seed:
     return Dataset.from_list(rows, features=FEATURES)
 
 
+def choose_style(draw: random.Random, styles: Sequence[str], concepts: Sequence[str]) -> str:
+    """One of `styles` that draws all of `concepts`."""
+    return draw.choice([style for style in styles if all(concept in sprites(style) for concept in concepts)])
+
+
+def choose_world(world: str, style: str | None = None) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """The styles, the concepts and the wording of a world, "source" or "target", in all its styles or in one."""
+    if world == "source":
+        drawn = set(sprites(style or SOURCE_STYLES[0]))  # the first source style draws every concept, some do not
+        return (style,) if style else SOURCE_STYLES, tuple(c for c in known_concepts() if c in drawn), "source"
+    if world == "target":
+        return (style or TARGET_STYLES[0],), target_concepts(), "target"
+    raise UniAdapterError(f"world is {world!r}; expected 'source' or 'target'.", "Choose one of these names.")
+
+
 def load_split(
     world: str = "target", split: str = "train", size: int = 1000, style: str | None = None, seed: int = 0
 ) -> Dataset:
@@ -325,12 +362,5 @@ def load_split(
     split  "train", "val" or "test"; no scene is in two of them
     size   scenes; seed: which ones
     """
-    if world == "source":
-        styles = (style,) if style else SOURCE_STYLES
-        drawn = set(sprites(style or SOURCE_STYLES[0]))  # the first source style draws every concept, some do not
-        names, wording = tuple(c for c in known_concepts() if c in drawn), "source"
-    elif world == "target":
-        styles, names, wording = (style or TARGET_STYLES[0],), target_concepts(), "target"
-    else:
-        raise UniAdapterError(f"world is {world!r}; expected 'source' or 'target'.", "Choose one of these names.")
+    styles, names, wording = choose_world(world, style)
     return as_dataset(sample_scenes(size, split, names, seed), styles, wording, seed)
