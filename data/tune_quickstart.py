@@ -45,10 +45,11 @@ class Trial:
 TRIALS = [
     *[Trial("UniAdapter", 3e-3, scale) for scale in (0.1, 1.0, 4.0, 10.0)],
     *[Trial("UniAdapter", rate, 4.0) for rate in (1e-3, 1e-2)],
-    *[Trial("UniAdapter", 1e-2, scale) for scale in (0.1, 1.0)],
-    *[Trial("LoRA", rate) for rate in (1e-3, 3e-3, 1e-2)],
+    *[Trial("UniAdapter", 1e-2, scale) for scale in (0.1, 1.0, 10.0)],
+    Trial("UniAdapter", 3e-2, 1.0),
+    *[Trial("LoRA", rate) for rate in (1e-3, 3e-3, 1e-2, 3e-2)],
     *[Trial("linear probe", rate) for rate in (3e-3, 1e-2, 3e-2)],
-    *[Trial("full fine-tuning", rate) for rate in (3e-4, 6e-4, 1e-3, 2e-3)],
+    *[Trial("full fine-tuning", rate) for rate in (3e-4, 6e-4, 1e-3, 2e-3, 4e-3)],
 ]
 
 

@@ -2,8 +2,8 @@
 
 import itertools
 import mmap
-from dataclasses import replace
 import platform
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -128,7 +128,7 @@ def trained(model, config):
 @pytest.mark.parametrize("sizes", [{}, {"vision_layers": 3, "text_layers": 1}])
 def test_the_bottleneck_for_a_budget_is_the_closest_there_is(make_blip, sizes):
     model, budget = make_blip(**sizes), 20_000
-    for config in every_config():
+    for config in list(every_config())[::3]:
         config = replace(config, bottleneck=bottleneck_for(model, budget, config), scale="learned")
         best = abs(trained(model, config) - budget)
         neighbours = [replace(config, bottleneck=config.bottleneck + step) for step in (-1, 1)]

@@ -1,6 +1,7 @@
 """Backbones from folders, shipped data verified when it is opened, versions refused outside the tested range."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,8 @@ from transformers.utils import logging
 from uniadapter_edu import _files, _versions
 from uniadapter_edu.backbones import TASKS, data_path, load_backbone, load_processor
 from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.tasks.retrieval import evaluate_retrieval
+from uniadapter_edu.worlds import emoji
 
 CLASSES = [BlipForImageTextRetrieval, BlipForQuestionAnswering, BlipForConditionalGeneration]
 
@@ -240,6 +243,17 @@ def test_no_data_at_all(shipped, tmp_path):
     shipped.rename(tmp_path / "elsewhere")
     with refused("data folder is missing"):
         data_path()
+
+
+def test_the_embedded_backbone_knows_its_own_world_as_well_as_its_card_says():
+    gallery = emoji.load_split("source", "test", 500)
+    metrics = evaluate_retrieval(load_backbone(), load_processor(), gallery, top_k=8, progress=False)
+    assert metrics.t2i_r1 >= 0.85
+    said = re.search(r"\| source styles .*? \| ([\d.]+) \| ([\d.]+) \|", data_path("backbone", "README.md").read_text())
+    # machines round differently, and a query or two may tip over
+    assert [100 * metrics.stage_one.t2i_r1, 100 * metrics.t2i_r1] == pytest.approx(
+        [float(x) for x in said.groups()], abs=0.3
+    )
 
 
 def test_the_checkouts_data_is_as_listed():

@@ -53,3 +53,63 @@ def test_figures_leave_no_pyplot_state_behind(gallery):
 
     assert isinstance(viz.method_diagram(), Figure) and isinstance(viz.contact_sheet(gallery), Figure)
     assert plt.get_fignums() == []
+
+
+def test_the_recovery_curve_has_a_line_a_method_through_the_means_of_its_seeds():
+    rows = [
+        {"line": line, "budget": budget, "percent": budget + 0.1, "recovered": share + spread}
+        for line, shares in (("UniAdapter", (0.5, 0.9)), ("LoRA", (0.3, 0.6)))
+        for budget, share in zip((5, 2), shares)
+        for spread in (-0.1, 0.1)
+    ]
+    axes = viz.recovery_curve(rows, probe=0.2).axes[0]
+    lines = {container.get_label(): container.lines for container in axes.containers}
+    assert list(lines) == ["UniAdapter", "LoRA"] and axes.get_xscale() == "log"
+    mean, _, (bars,) = lines["LoRA"]
+    assert np.allclose(mean.get_xydata(), [(2.1, 60), (5.1, 30)])  # in the order of size
+    assert np.allclose(np.diff([segment[:, 1] for segment in bars.get_segments()]), 2 * 10 * 2**0.5)  # ± 14.1
+    levels = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
+    assert 20 in levels and 90 in levels
+
+
+def test_the_ablation_chart_places_choices_from_the_top_beside_the_reference():
+    rows = [{"choice": c, "percent": 5, "r1": r} for c, r in (("paper", 0.4), ("paper", 0.5), ("none", 0.3))]
+    axes = viz.ablation_chart(rows, reference="paper").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["paper", "none"]
+    means = [container.lines[0].get_xydata()[0].tolist() for container in axes.containers]
+    assert np.allclose(means, [(45, 0), (30, 1)]) and axes.yaxis_inverted()
+    assert any(set(line.get_xdata()) == {45} and len(line.get_xdata()) == 2 for line in axes.lines)
+
+
+def test_show_displays_the_figure_with_its_alternative_text(monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda data, raw, metadata: shown.append((data, metadata)))
+    viz.show(viz.bars({"a": 1}, "things"), alt="One bar of length 1.")
+    ((data, metadata),) = shown
+    assert data["image/png"].startswith(b"\x89PNG") and data["text/plain"] == "One bar of length 1."
+    assert metadata == {"image/png": {"alt": "One bar of length 1.", "width": 640}}
+
+
+def test_number_grids_write_each_number_into_its_square():
+    grids = {"a": [[1, -0.04], [0.25, 3]], "b": [[0.5]]}
+    panels = viz.number_grids(grids, decimals=1, rows=["x", "y"], columns=None).axes
+    assert [[t.get_text() for t in panel.texts] for panel in panels] == [["1.0", "0.0", "0.2", "3.0"], ["0.5"]]
+    assert [panel.get_title() for panel in panels] == ["a", "b"]
+    assert [t.get_text() for t in panels[0].get_yticklabels()] == ["x", "y"]
+    # one colour scale for all
+    assert {panel.get_images()[0].get_clim() for panel in panels} == {(-3.0, 3.0)}
+
+
+def test_curves_are_named_at_their_ends():
+    lines = {"up": ([1, 2], [3, 4]), "level": ([1, 2], [1, 1]), "_silent": ([1, 2], [2, 2])}
+    axes = viz.curves(lines, "x", "y", dashed=["level"], log=True).axes[0]
+    assert [t.get_text() for t in axes.texts] == ["up", "level"] and axes.texts[0].xy == (2, 4)
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "--", "-"] and axes.get_yscale() == "log"
+
+
+def test_bars_have_their_numbers_and_begin_on_top():
+    axes = viz.bars({"small": 0.5, "large": 12345}, "things").axes[0]
+    assert [patch.get_width() for patch in axes.patches] == [0.5, 12345] and axes.yaxis_inverted()
+    assert [t.get_text() for t in axes.texts] == ["0.5", "12,345"]

@@ -15,12 +15,13 @@ from uniadapter_edu._versions import check_versions
 check_versions()  # before anything imports transformers: a wrong version should say so, not fail somewhere inside
 
 from uniadapter_edu._files import data_path, verify_checksums
-from uniadapter_edu.accounting import PeakMemory, size_on_disk, trainable_parameters
+from uniadapter_edu.accounting import PeakMemory, bottleneck_for, size_on_disk, trainable_parameters
 from uniadapter_edu.adapter import UniAdapter
 from uniadapter_edu.backbones import load_backbone, load_processor
 from uniadapter_edu.checkpoint import load_adapters, save_adapters
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.grid import Row, Run, recovered, run_grid, summary
 from uniadapter_edu.insertion import (
     adapters_disabled,
     encode_video,
@@ -33,9 +34,11 @@ from uniadapter_edu.insertion import (
 )
 from uniadapter_edu.methods import full_fine_tuning, linear_probe, lora, lora_rank_for
 from uniadapter_edu.metrics import RetrievalMetrics
+from uniadapter_edu.momentum import MomentumConfig, MomentumRetrievalTask
 from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval, search
+from uniadapter_edu.tasks.video_retrieval import VideoRetrievalTask, evaluate_video_retrieval, search_clips
 from uniadapter_edu.training import History, TrainConfig, train
-from uniadapter_edu.worlds import emoji
+from uniadapter_edu.worlds import clips, emoji
 from uniadapter_edu.worlds.own import own_pictures
 
 __version__ = "0.1.0"
@@ -47,6 +50,8 @@ __all__ = [  # noqa: RUF022 (in the order in which the course meets them)
     "UniAdapterConfig", "UniAdapter", "insert_adapters", "adapters_disabled", "remove_adapters",
     "train", "TrainConfig", "History", "lora", "lora_rank_for", "PeakMemory", "size_on_disk",
     "save_adapters", "load_adapters", "set_adapter",
+    "bottleneck_for", "MomentumConfig", "MomentumRetrievalTask", "Run", "Row", "run_grid", "summary", "recovered",
+    "clips", "VideoRetrievalTask", "evaluate_video_retrieval", "search_clips",
     "encode_video", "frame_weights", "folded_texts",
     "data_path", "verify_checksums", "UniAdapterError",
 ]

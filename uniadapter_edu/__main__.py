@@ -1,4 +1,4 @@
-"""`python -m uniadapter_edu quickstart`"""
+"""`python -m uniadapter_edu quickstart` and `python -m uniadapter_edu study`"""
 
 import argparse
 import sys
@@ -6,23 +6,40 @@ from dataclasses import fields
 from pathlib import Path
 
 from uniadapter_edu import quickstart as job
+from uniadapter_edu import study
 from uniadapter_edu.errors import UniAdapterError
+
+STUDY_SIZES = ("scenes", "gallery", "steps", "batch_size")  # what of quickstart's settings the study lets you change
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, 2 for bad input, 130 for an interruption."""
+    """Run a command line; returns the exit status: 0, 1 if runs of a study failed, 2 for bad input, 130 if interrupted."""
     options = _parser().parse_args(arguments)
-    methods = tuple(m for m in job.METHODS if job.slug(m) in options.methods or "all" in options.methods)
-    settings = job.Settings(**{field.name: getattr(options, field.name) for field in fields(job.Settings)})
     try:
-        job.quickstart(options.output, methods, settings, options.fresh, options.record)
+        return options.command(options)
     except UniAdapterError as error:
         print(f"\n{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'Interrupted'}. The same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def _quickstart(options: argparse.Namespace) -> int:
+    methods = tuple(m for m in job.METHODS if job.slug(m) in options.methods or "all" in options.methods)
+    settings = job.Settings(**{field.name: getattr(options, field.name) for field in fields(job.Settings)})
+    job.quickstart(options.output, methods, settings, options.fresh, options.record)
     return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    parts = study.ALL_PARTS if "all" in options.part else tuple(options.part)
+    if options.draw:
+        print("\nFigures:", ", ".join(map(str, study.draw(options.folder, parts))))
+        return 0
+    settings = job.Settings(**{name: getattr(options, name) for name in STUDY_SIZES})
+    tables = study.study(options.folder, parts, options.seeds, settings)
+    return int(any(row.error for rows in tables.values() for row in rows))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,11 +47,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m uniadapter_edu", description="UniAdapter, to learn, use and teach."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
+    _add_quickstart(commands)
+    _add_study(commands)
+    return parser
+
+
+def _add_quickstart(commands) -> None:
     quick = commands.add_parser(
         "quickstart",
         help="adapt the embedded BLIP to a new world, beside the alternatives",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    quick.set_defaults(command=_quickstart)
     quick.add_argument(
         "--output", type=Path, default=Path("runs/quickstart"), help="folder for adapters, figures, results"
     )
@@ -51,9 +75,37 @@ def _parser() -> argparse.ArgumentParser:
     quick.add_argument(
         "--record", action="store_true", help="make these runs the saved ones that ship with the package"
     )
+    _add_settings(quick, [field.name for field in fields(job.Settings)])
+
+
+def _add_study(commands) -> None:
+    parser = commands.add_parser(
+        "study",
+        help="compare methods at equal budgets, and what each choice of UniAdapter does: hours, and can be interrupted",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(command=_study)
+    parser.add_argument("--folder", type=Path, default=Path("runs/study"), help="for rows, checkpoints and figures")
+    parser.add_argument(
+        "--part",
+        nargs="+",
+        default=["all"],
+        choices=[*study.ALL_PARTS, "all"],
+        help="what to run or draw; lr, where learning rates are chosen, always comes first",
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=list(study.SEEDS), help="the first one chooses learning rates"
+    )
+    parser.add_argument(
+        "--draw", action="store_true", help="run nothing; print tables and draw figures of what is there"
+    )
+    _add_settings(parser, STUDY_SIZES)
+
+
+def _add_settings(parser: argparse.ArgumentParser, names) -> None:
     for field in fields(job.Settings):
-        quick.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
-    return parser
+        if field.name in names:
+            parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""UniAdapterConfig: every choice that the method leaves open, in one frozen dataclass, and its two presets."""
+"""UniAdapterConfig: every choice that the method leaves open, in one frozen dataclass, and its three presets."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -64,6 +64,23 @@ class UniAdapterConfig:
     def official(cls, **overrides) -> "UniAdapterConfig":
         """What the authors published as code, number for number. ``overrides``: fields to change."""
         return cls(**{"bottleneck": 512, "cross_norm": True, "init": "published", "kv_bottleneck": 64} | overrides)
+
+    @classmethod
+    def per_modality(cls, **overrides) -> "UniAdapterConfig":
+        """A plain adapter for each modality, the control that "unified" has to be compared with. ``overrides``: fields.
+
+        Vision, text and cross have a down and an up of their own, and nothing of another branch enters a sum: no shared
+        down, no reuse of the text up, no query residual. Places, scale, start and heads are those of :meth:`paper`. At
+        the same bottleneck it has about 3/2 of the parameters: compare at the same number of them
+        (`accounting.bottleneck_for`).
+
+        LN_in stays one a layer, which ties nothing together: behind it stands a down of the branch's own, and what
+        LN_in's weight and bias can do, that down can do as well. For LN_in(h) = g * n(h) + c, with n(h) the normalised h::
+
+            W_down · LN_in(h) + b_down = (W_down · diag(g)) n(h) + (W_down · c + b_down)
+        """
+        uncoupled = {"share": "none", "cross_reuses_text_up": False, "query_residual": False}
+        return cls(**uncoupled | overrides)
 
     def to_dict(self) -> dict:
         """The fields as plain values that JSON can hold."""

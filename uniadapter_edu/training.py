@@ -2,6 +2,8 @@
 
 The loop knows nothing of BLIP. A task is an ``nn.Module`` around the model with ``trainable()`` (name -> Parameter),
 ``prepare(dataset)`` (rows), ``collate(rows)`` (a batch) and ``forward(batch)`` (a dict of scalars with ``"loss"``).
+If more than that changes in training, as a momentum encoder does, ``extra_state()`` gives it (name -> Tensor; parameters
+by their names in ``named_parameters()``), and checkpoints hold it.
 
 Every random choice of a step (its rows, their captions, mismatched texts, dropout) follows from ``seed`` and the step's
 number alone. A run that is stopped and resumed therefore needs no saved random state to end, on the same machine, with
@@ -283,6 +285,9 @@ class _Run:
         )
         return self.accelerator.prepare(loader)  # moves the batches to the device
 
+    def extra_state(self) -> dict[str, Tensor]:
+        return self.task.extra_state() if hasattr(self.task, "extra_state") else {}
+
     def cuda_devices(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []
 
@@ -354,22 +359,23 @@ def _interruptible() -> Iterator[list]:
 
 
 class _Checkpoint:
-    """What a run needs to go on, in ONE safetensors file: what trains, the optimizer's moments, and as JSON in its
-    header the settings and the history. accelerate's own ``save_state`` pickles the optimizer and the random states,
-    and a pickle can run code while it is opened.
+    """What a run needs to go on, in ONE safetensors file: what trains or else changes, the optimizer's moments, and as
+    JSON in its header the settings and the history. accelerate's own ``save_state`` pickles the optimizer and the
+    random states, and a pickle can run code while it is opened.
     """
 
     def __init__(self, path: Path, run: _Run):
         self.path, self.run = path, run
+        self.changing = run.trainable | run.extra_state()
         self.identity = {
             "config": asdict(replace(run.config, checkpoint_every=1, workers=0)),  # no number depends on these two
             "rows": len(run.rows),
-            "trainable": {name: list(p.shape) for name, p in run.trainable.items()},
-            "frozen weights": _digest({n: p for n, p in run.task.named_parameters() if not p.requires_grad}),
+            "trainable": {name: list(t.shape) for name, t in self.changing.items()},
+            "frozen weights": _digest({n: p for n, p in run.task.named_parameters() if n not in self.changing}),
         }
 
     def save(self) -> None:
-        tensors = {f"parameter.{name}": p for name, p in self.run.trainable.items()}
+        tensors = {f"parameter.{name}": t for name, t in self.changing.items()}
         for name, p in self.run.trainable.items():
             tensors |= {f"optimizer.{key}.{name}": value for key, value in self._state()[p].items()}
         header = json.dumps({"identity": self.identity, "history": self.run.history.to_dict()})
@@ -383,13 +389,10 @@ class _Checkpoint:
             return
         tensors, header = self._read()
         self._check(header["identity"])
+        for name, t in self.changing.items():
+            t.copy_(tensors[f"parameter.{name}"])
+        keys = "step", "exp_avg", "exp_avg_sq"  # AdamW counts steps on the CPU and keeps its moments by the weights
         for name, p in self.run.trainable.items():
-            p.copy_(tensors[f"parameter.{name}"])
-            keys = (
-                "step",
-                "exp_avg",
-                "exp_avg_sq",
-            )  # AdamW counts steps on the CPU and keeps its moments by the weights
             saved = {key: tensors.get(f"optimizer.{key}.{name}") for key in keys}
             self._state()[p] = {
                 key: value if key == "step" else value.to(p.device) for key, value in saved.items() if value is not None

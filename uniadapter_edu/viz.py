@@ -1,15 +1,20 @@
-"""Figures. Every function takes data and returns a `matplotlib.figure.Figure`; nothing here shows, saves or wraps one.
+"""Figures. Every function takes data and returns a `matplotlib.figure.Figure`; only `show` displays one.
 
 Figures are built without pyplot, so that they are freed when you drop them and work in threads, widgets and tests alike.
-In a notebook, a `Figure` as a cell's last line is displayed.
+In a notebook, `show(figure, alt=...)` displays one together with words for those who cannot see it.
 """
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
+from statistics import mean, stdev
 from textwrap import fill
 
+import numpy as np
 from datasets import Dataset
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 # The course's colours: one per branch and per method, the same in every figure. They differ in lightness, too.
 COLOURS = {
@@ -20,10 +25,30 @@ COLOURS = {
     "linear probe": "#b58fc9",
     "LoRA": "#e08a2e",
     "UniAdapter": "#3b6fb6",
+    "unshared adapters": "#4a9c5d",
+    "adapter per modality": "#8c2d5e",
     "full fine-tuning": "#333333",
     "right": "#2e9e4f",
     "wrong": "#c9c9c9",
 }
+# Of signed numbers, from below zero to above; safe for the colour-blind, and pale where it is near zero.
+NUMBERS = LinearSegmentedColormap.from_list("numbers", ["#2a5592", "#9db8dc", "#ffffff", "#f2c596", "#b9640d"])
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display ``figure`` in a notebook, with ``alt``, a sentence that says what it shows to those who cannot see it.
+
+    The text is the picture's `alt` in the output's metadata, and the output's plain text, which stands in for a picture
+    that cannot be shown and which nbval compares. Not every page that shows notebooks passes it on, so let the prose beside
+    a figure say what matters, too. Drawn at 1.5 times its size on the page, for sharp screens.
+    """
+    from IPython.display import display
+
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=150)
+    width = round(100 * figure.get_figwidth())
+    data = {"image/png": png.getvalue(), "text/plain": alt}
+    display(data, raw=True, metadata={"image/png": {"alt": alt, "width": width}})
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list]:
@@ -52,6 +77,32 @@ def contact_sheet(
         if caption is not None:
             words = example["captions"][caption % len(example["captions"])]
             panel.set_xlabel(fill(words, 22), fontsize=7)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def clip_sheet(clips: Dataset, n: int = 6, caption: int | None = 0, title: str | None = None) -> Figure:
+    """The first `n` clips of any data set with the columns `frames` and `captions`: a row a clip, its caption above it.
+
+    Frames that the column `distractors` counts, where there is one, are pale, framed and labelled.
+    caption  which caption to print; None prints none
+    """
+    examples = list(clips.select(range(min(n, len(clips)))))
+    columns = max(len(example["frames"]) for example in examples)
+    figure, panels = _grid(len(examples), columns, 1.5, 1.5 if caption is None else 1.75)
+    for row, example in zip(panels, examples):
+        distractors = example.get("distractors") or ()
+        for place, (panel, frame) in enumerate(zip(row, example["frames"])):
+            panel.imshow(frame, interpolation="nearest", alpha=0.45 if place in distractors else 1)
+            if place in distractors:
+                panel.spines[:].set(visible=True, color=COLOURS["frozen"], linewidth=2, linestyle="--")
+                label = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+                panel.text(0.5, 0.06, "distractor", fontsize=7, ha="center", transform=panel.transAxes, bbox=label)
+        if caption is not None:
+            words = example["captions"][caption % len(example["captions"])]
+            # Out of the layout: a long caption would push the second frame away from the first.
+            row[0].text(0, 1.05, words, fontsize=8, transform=row[0].transAxes, in_layout=False)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
@@ -133,6 +184,202 @@ def methods_chart(rows: Sequence[Mapping], score: str = "r1") -> Figure:
     axes.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
+    return figure
+
+
+def recovery_curve(rows: Sequence[Mapping], probe: float | None = None, title: str | None = None) -> Figure:
+    """The share of full fine-tuning's gain that methods of several sizes recover, a line each, over what they train.
+
+    rows   one a run: "line", "budget" (runs of one line and budget differ in the seed), "percent" of the backbone that
+           trains, and "recovered" (1 is all of the gain). Large points are means, bars ± one standard deviation, small
+           points beside them the runs. The guides stand at 90 % of the gain and at 5 % of the parameters.
+    probe  what the linear probe recovers, to be drawn as a level
+    """
+    figure = Figure(figsize=(6.4, 4.3), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    axes.axhline(90, color="#999999", linestyle="--", linewidth=1)
+    axes.axvline(5, color="#999999", linestyle="--", linewidth=1)
+    axes.annotate("90 % of the gain", (0.01, 90), (0, 3), fontsize=8.5, color="#666666", **_AT_LEFT)
+    axes.annotate("5 %", (5, 0.01), (3, 0), fontsize=8.5, color="#666666", **_AT_BOTTOM)
+    if probe is not None:
+        axes.axhline(100 * probe, color=COLOURS["linear probe"], linewidth=1.5, zorder=1)
+        axes.annotate("linear probe", (0.01, 100 * probe), (0, 3), fontsize=9, color="#7d5a94", **_AT_LEFT)
+    for number, (line, own) in enumerate(_grouped(rows, "line").items()):
+        look = {"color": COLOURS.get(line, f"C{number}"), "zorder": 4 if line == "UniAdapter" else 3}
+        cells = [
+            ([row["percent"] for row in cell], [100 * row["recovered"] for row in cell])
+            for cell in _grouped(own, "budget").values()
+        ]
+        for percents, shares in cells:
+            beside = [1.035 * percent for percent in percents]
+            axes.plot(beside, shares, "o", alpha=0.6, markersize=3.5, markeredgewidth=0, **look)
+        means = sorted((mean(percents), mean(shares), _spread(shares)) for percents, shares in cells)
+        x, y, spread = zip(*means)
+        marker = "osD^vP"[number % 6]
+        axes.errorbar(x, y, spread, marker=marker, markersize=7, linewidth=2, elinewidth=1.2, label=line, **look)
+    _percent_axis(axes, [row["percent"] for row in rows])
+    axes.set(xlabel="trainable parameters, % of the backbone (log scale)", ylabel="gain recovered, %", title=title)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0), max(high, 104))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2)
+    axes.legend(fontsize=9, loc="lower right", framealpha=1, edgecolor="none")
+    return figure
+
+
+def ablation_chart(
+    rows: Sequence[Mapping], reference: str | None = None, title: str | None = None, score: str = "r1"
+) -> Figure:
+    """What each choice reaches, from the top in the order of `rows`: large points are means, bars ± one standard
+    deviation, small points the runs. On the right, how much of the backbone's size trains.
+
+    rows       one a run: "choice" (runs of one choice differ in the seed), "percent" and `score`, a fraction of 1
+    reference  the choice that the others are compared with: a line through its mean, and a band of its deviation
+    """
+    choices = _grouped(rows, "choice")
+    figure = Figure(figsize=(6.4, 0.9 + 0.27 * len(choices)), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    for place, (choice, own) in enumerate(choices.items()):
+        values, colour = [100 * row[score] for row in own], COLOURS["full fine-tuning"]
+        centre, spread = mean(values), _spread(values)
+        if choice == reference:
+            colour = COLOURS["UniAdapter"]
+            axes.axvline(centre, color=colour, linewidth=1, zorder=1)
+            axes.axvspan(centre - spread, centre + spread, color=colour, alpha=0.12, linewidth=0)
+        axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.3, markersize=4, markeredgewidth=0)
+        axes.errorbar(centre, place, xerr=spread, fmt="o", color=colour, markersize=7, elinewidth=1.5, zorder=3)
+        size = "" if own[0].get("percent") is None else f"{own[0]['percent']:.1f} %"
+        axes.text(1.02, place, size, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color="#555555")
+    axes.text(1.02, -0.85, "trained", transform=axes.get_yaxis_transform(), fontsize=8.5, color="#555555")
+    axes.set_yticks(range(len(choices)), choices, fontsize=9)
+    axes.set_ylim(len(choices) - 0.4, -0.6)
+    axes.set(xlabel="right picture first, % of queries")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
+    return figure
+
+
+# Labels of guides: x in parts of the panel and y in data, or the other way round, moved by some points.
+_AT_LEFT = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+_AT_BOTTOM = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+
+
+def _grouped(rows: Sequence[Mapping], name: str) -> dict[str, list[Mapping]]:
+    """The rows by what they have under `name`, in the order in which that first appears."""
+    groups: dict[str, list[Mapping]] = {}
+    for row in rows:
+        groups.setdefault(row[name], []).append(row)
+    return groups
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The standard deviation; 0 of a single value."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _percent_axis(axes, percents: Sequence[float]) -> None:
+    """A logarithmic x axis with ticks at round percents."""
+    axes.set_xscale("log")
+    axes.set_xlim(0.85 * min([*percents, 4]), 1.2 * max([*percents, 6]))
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100) if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def number_grids(
+    grids: Mapping[str, Sequence[Sequence[float]]],
+    decimals: int = 1,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    limit: float | None = None,
+) -> Figure:
+    """Matrices side by side, each number written into its square and coloured: blue below zero, orange above.
+
+    grids    title -> (R, C); their rows are all of one size on the page
+    rows, columns  labels of the rows of the first one and of the columns of each
+    limit    where colours are full; the largest absolute number of all unless told
+    """
+    arrays = {title: np.atleast_2d(np.asarray(values, dtype=float)) for title, values in grids.items()}
+    limit = limit or max(np.abs(a).max() for a in arrays.values()) or 1.0
+    height, widths = max(len(a) for a in arrays.values()), [a.shape[1] for a in arrays.values()]
+    square = min(0.62, 7.2 / sum(widths))  # inches; the page is about nine wide
+    size = (square * sum(widths) + 0.3 * len(widths) + 0.9 * (rows is not None), 0.45 * height + 0.6)
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
+    panels = figure.subplots(1, len(arrays), squeeze=False, width_ratios=widths)[0]
+    for panel, (title, a) in zip(panels, arrays.items()):
+        panel.imshow(a, cmap=NUMBERS, vmin=-limit, vmax=limit, aspect="auto")
+        for (i, j), value in np.ndenumerate(a):
+            ink = "white" if abs(value) > 0.75 * limit else "black"
+            # + 0.0: a zero has no sign
+            panel.text(
+                j, i, f"{round(value, decimals) + 0.0:.{decimals}f}", ha="center", va="center", fontsize=9, color=ink
+            )
+        panel.set_title(title, fontsize=10)
+        panel.set_xticks(range(a.shape[1]) if columns else [], columns or [], fontsize=8)
+        panel.set_yticks(
+            range(len(a)) if rows and panel is panels[0] else [], rows if rows and panel is panels[0] else []
+        )
+        panel.set_xticks(np.arange(a.shape[1] + 1) - 0.5, minor=True)
+        panel.set_yticks(np.arange(len(a) + 1) - 0.5, minor=True)
+        panel.grid(which="minor", color="#cccccc", linewidth=0.8)
+        panel.spines[:].set_color("#cccccc")
+        panel.tick_params(which="both", length=0)
+    figure.get_layout_engine().set(wspace=0.08)
+    return figure
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    colours: Mapping[str, str] | None = None,
+    dashed: Sequence[str] = (),
+    log: bool = False,
+) -> Figure:
+    """Lines through points: name -> (x, y), named at their ends, but for names that begin with "_".
+
+    ``log``: both axes are logarithmic. ``dashed``: names of lines that are guides and not measured.
+    """
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained", dpi=100)
+    axes = figure.subplots()
+    for name, (x, y) in lines.items():
+        colour = (colours or COLOURS).get(name)
+        style = (
+            {"linestyle": "--", "linewidth": 1.2}
+            if name in dashed
+            else {"linewidth": 2, "marker": "o", "markersize": 3}
+        )
+        (line,) = axes.plot(x, y, color=colour, label=name, **style)
+        end = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+        if not name.startswith("_"):
+            axes.annotate(name, (x[-1], y[-1]), color=line.get_color(), annotation_clip=False, **end)
+    if log:
+        axes.set(xscale="log", yscale="log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def bars(values: Mapping[str, float], xlabel: str, colours: Mapping[str, str] | None = None) -> Figure:
+    """Horizontal bars with their numbers, the first on top."""
+    figure = Figure(figsize=(6.4, 0.8 + 0.42 * len(values)), layout="constrained", dpi=100)
+    axes = figure.subplots()
+    names = list(values)
+    drawn = axes.barh(names, list(values.values()), color=[(colours or COLOURS).get(n, "#3b6fb6") for n in names])
+    axes.bar_label(
+        drawn, [f"{value:,.4g}" if value < 1000 else f"{value:,.0f}" for value in values.values()], padding=3
+    )
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_xlabel(xlabel)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

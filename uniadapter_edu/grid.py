@@ -1,0 +1,289 @@
+"""A grid of runs: any list of methods, configs, worlds, seeds and learning rates, trained, scored and put into a table.
+
+    runs = [Run("UniAdapter", config=UniAdapterConfig(bottleneck=r), learning_rate=3e-3) for r in (8, 32)]
+    rows = run_grid(runs, "runs/mine")                     # can be interrupted; the same call goes on
+    print(table(rows))
+
+`study` is such lists; this is how they are run, and what their rows say.
+"""
+
+import hashlib
+import json
+import shutil
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from uniadapter_edu import quickstart
+from uniadapter_edu._atomic import write_together
+from uniadapter_edu.accounting import trainable_parameters
+from uniadapter_edu.backbones import load_backbone, load_processor
+from uniadapter_edu.checkpoint import fingerprint
+from uniadapter_edu.config import UniAdapterConfig
+from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.insertion import insert_adapters
+from uniadapter_edu.methods import lora
+from uniadapter_edu.metrics import RetrievalMetrics
+from uniadapter_edu.momentum import MomentumConfig, MomentumRetrievalTask
+from uniadapter_edu.quickstart import Settings
+from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval
+from uniadapter_edu.tasks.video_retrieval import VideoRetrievalTask, evaluate_video_retrieval
+from uniadapter_edu.training import History, TrainConfig, train
+from uniadapter_edu.worlds import clips, emoji
+
+DEFAULTS = Settings()
+SCORES = "t2i_r1", "i2t_r1"
+FRAMES = 6
+_remembered = lru_cache(maxsize=3)  # the same data sets serve many runs
+# What is searched, by name: (world, split, size, style) -> data set
+WORLDS = {
+    "pictures": _remembered(emoji.load_split),
+    "clips": _remembered(partial(clips.load_clips, frames=FRAMES)),
+    "clips with distractors": _remembered(partial(clips.load_clips, frames=FRAMES, distractors=2)),
+}
+
+
+# --------------------------------------------------------------------------- one run
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method trained with one seed, and scored. ``line`` and ``budget`` are only what it is called."""
+
+    line: str
+    method: str = "UniAdapter"  # one of quickstart.METHODS; adapters of every config are "UniAdapter"
+    config: UniAdapterConfig | None = None  # of adapters
+    rank: int | None = None  # of LoRA
+    learning_rate: float | None = None  # the frozen model has none
+    momentum: MomentumConfig | None = None
+    settings: Settings = DEFAULTS  # style, sizes, steps, batch and seed; config stands for its bottleneck and scale
+    world: str = "pictures"  # one of WORLDS
+    split: str = "test"  # to be scored on
+    budget: float | None = None  # percent of the backbone that the run was to train
+
+    @property
+    def name(self) -> str:
+        at = f" at {self.budget} %" if self.budget else ""
+        return f"{self.line}{at}, {self.settings.style} {self.world}, seed {self.settings.seed}"
+
+    def to_dict(self) -> dict:
+        """The fields as plain values that JSON can hold."""
+        return asdict(self) | {"config": self.config and self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Run":
+        """The inverse of :meth:`to_dict`."""
+        kinds = {"config": UniAdapterConfig.from_dict, "momentum": _from(MomentumConfig), "settings": _from(Settings)}
+        return cls(**values | {name: kind(values[name]) for name, kind in kinds.items() if values[name]})
+
+    def key(self, backbone: str) -> str:
+        """A name for its files, shared by runs that compute the same on a backbone of this fingerprint."""
+        computed = self.to_dict() | {"line": None, "budget": None, "backbone": backbone}
+        return hashlib.sha256(json.dumps(computed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a run gave: one row of the table. A run that failed has an ``error`` and no metrics."""
+
+    run: Run
+    metrics: RetrievalMetrics | None = None
+    trainable: int | None = None
+    percent: float | None = None  # of the backbone's parameters
+    loss: float | None = None  # the mean of the last ten steps'
+    seconds_per_step: float | None = None
+    precision: str | None = None  # in which it was trained: "fp32" or "bf16"
+    error: str | None = None
+
+    def to_dict(self) -> dict:
+        """The fields as plain values that JSON can hold."""
+        return asdict(self) | {"run": self.run.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Row":
+        """The inverse of :meth:`to_dict`."""
+        metrics = values["metrics"] and RetrievalMetrics.from_dict(values["metrics"])
+        return cls(**values | {"run": Run.from_dict(values["run"]), "metrics": metrics})
+
+
+def execute(run: Run, folder: Path) -> Row:
+    """Train and score one run, from where it was interrupted if it was; ``folder`` is for its checkpoint."""
+    settings, model = run.settings, prepare(run)
+    history = None if run.method == "frozen" else _train(run, model, folder)
+    evaluate = evaluate_retrieval if run.world == "pictures" else evaluate_video_retrieval
+    gallery = WORLDS[run.world]("target", run.split, settings.gallery, settings.style)
+    metrics = evaluate(model, load_processor(), gallery, top_k=settings.top_k, progress=False)
+    ledger = trainable_parameters(model)
+    row = Row(run, metrics, ledger.trainable, ledger.percent)
+    if history is None:
+        return row
+    last, speed = history.column("loss")[-10:], history.seconds_per_step
+    return replace(row, loss=sum(last) / len(last), seconds_per_step=speed, precision=history.precision)
+
+
+def prepare(run: Run) -> nn.Module:
+    """A fresh backbone in which exactly what the run trains requires a gradient."""
+    if run.config is None and run.rank is None:
+        return quickstart.prepare(run.method, run.settings)
+    torch.manual_seed(run.settings.seed)
+    model = load_backbone()
+    return insert_adapters(model, run.config) if run.config else lora(model, run.rank)
+
+
+def _train(run: Run, model: nn.Module, folder: Path) -> History:
+    settings = run.settings
+    config = TrainConfig(
+        steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed, learning_rate=run.learning_rate
+    )
+    kind = RetrievalTask if run.world == "pictures" else VideoRetrievalTask
+    if run.momentum:
+        _check_pictures(run)
+        kind = partial(MomentumRetrievalTask, momentum=run.momentum)
+    task = kind(model, load_processor(), seed=settings.seed)
+    scenes = WORLDS[run.world]("target", "train", settings.scenes, settings.style)
+    return train(model, task, scenes, config, folder=folder, resume=True, progress=False)
+
+
+def _check_pictures(run: Run) -> None:
+    if run.world != "pictures":
+        raise UniAdapterError(
+            f"{run.name}: momentum encoders are for pictures, and this run is on {run.world}",
+            "leave out momentum, or set world='pictures'.",
+        )
+
+
+# --------------------------------------------------------------------------- many runs
+
+
+def run_grid(
+    runs: Sequence[Run], folder: str | Path, *, progress: bool = True, stop_on_error: bool = False
+) -> list[Row]:
+    """Run every run that has no row in ``folder`` yet, and return the rows of all, in the order of ``runs``.
+
+    A finished run is one small file in ``folder/rows``, written whole or not at all; a row counts only for the backbone
+    that it was made with. An interrupted run goes on from its checkpoint in ``folder/checkpoints``, which is deleted
+    once the row is there. A run that fails has its error in its row and is tried again by the next call; the others
+    go on, unless ``stop_on_error``.
+    """
+    folder, backbone, rows = Path(folder), fingerprint(load_backbone()), []
+    with tqdm(runs, unit="run", disable=not progress) as bar:
+        for run in bar:
+            bar.set_postfix_str(run.name)
+            rows.append(_row(run, folder, run.key(backbone), stop_on_error))
+    return rows
+
+
+def _row(run: Run, folder: Path, key: str, stop_on_error: bool) -> Row:
+    path, checkpoint = folder / "rows" / f"{key}.json", folder / "checkpoints" / key
+    if path.exists() and not (row := _read_row(path)).error:
+        return replace(row, run=run)
+    try:
+        row = execute(run, checkpoint)
+    except Exception as error:  # any, for it is one of many runs, and the row says which error
+        if stop_on_error:
+            raise
+        row = Row(run, error=f"{type(error).__name__}: {error}")
+    _write_json(path, row.to_dict())
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return row
+
+
+def _read_row(path: Path) -> Row:
+    try:
+        return Row.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UniAdapterError(
+            f"{path} is not a row of a study: {error}", "delete it, and the run is repeated."
+        ) from error
+
+
+def _write_json(path: Path, content: dict) -> None:
+    write_together(path.parent, {path.name: (json.dumps(content, indent=1) + "\n").encode("utf-8")})
+
+
+def _from(kind: type) -> Callable[[dict], object]:
+    return lambda values: kind(**values)
+
+
+# --------------------------------------------------------------------------- what the table says
+
+
+def recovered(row: Row, rows: Iterable[Row], score: str = "t2i_r1") -> float | None:
+    """The share of full fine-tuning's gain over the frozen model that a row recovers: 0 is frozen, 1 is all of it.
+
+    ``rows`` hold the two references with the same settings, seeds aside (their means count); None if they do not, or
+    if full fine-tuning gains nothing. ``score``: of which metric.
+    """
+    ends = [_mean_of(line, row, rows, score) for line in ("frozen", "full fine-tuning")]
+    if row.error or None in ends or ends[0] == ends[1]:
+        return None
+    # (score - frozen) / (full - frozen)
+    return (getattr(row.metrics, score) - ends[0]) / (ends[1] - ends[0])
+
+
+def _mean_of(method: str, row: Row, rows: Iterable[Row], score: str) -> float | None:
+    same = [r for r in rows if r.run.method == method and _circumstances(r) == _circumstances(row) and not r.error]
+    return statistics.mean(getattr(r.metrics, score) for r in same) if same else None
+
+
+def _circumstances(row: Row) -> tuple:
+    """What two runs must have in common to be compared."""
+    return replace(row.run.settings, seed=0), row.run.world, row.run.split
+
+
+def summary(rows: Sequence[Row]) -> list[dict]:
+    """One dict a cell, which is the runs that differ in the seed alone: line, style, world, budget, learning_rate,
+    batch_size, ``n`` seeds, ``failed`` ones, trainable, percent, and of t2i_r1, i2t_r1 and recovered (of t2i_r1) the
+    mean and, as ``…_std``, the standard deviation over seeds. Deviations of one seed, and means of none, are None.
+    """
+    cells: dict[Run, list[Row]] = {}
+    for row in rows:
+        run = replace(row.run, settings=replace(row.run.settings, seed=0))
+        cells.setdefault(run, []).append(row)
+    return [_cell(run, own, rows) for run, own in cells.items()]
+
+
+def _cell(run: Run, own: list[Row], rows: Sequence[Row]) -> dict:
+    good = [row for row in own if not row.error]
+    named = {"line": run.line, "style": run.settings.style, "world": run.world, "budget": run.budget}
+    cell = named | {"learning_rate": run.learning_rate, "batch_size": run.settings.batch_size}
+    cell |= {"n": len(good), "failed": len(own) - len(good)}
+    cell |= {name: getattr(good[0], name) if good else None for name in ("trainable", "percent")}
+    for name in SCORES:
+        cell |= _mean_and_std(name, [getattr(row.metrics, name) for row in good])
+    return cell | _mean_and_std("recovered", [recovered(row, rows) for row in good])
+
+
+def _mean_and_std(name: str, values: list[float | None]) -> dict:
+    known = [value for value in values if value is not None]
+    spread = statistics.stdev(known) if len(known) > 1 else None
+    return {name: statistics.mean(known) if known else None, f"{name}_std": spread}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The summary as aligned text: recalls in percent, mean ± standard deviation over n seeds."""
+    head = ["", "style", "world", "batch", "trained", "% of", "R@1 t2i", "R@1 i2t", "gain", "n"]
+    unit = ["line", "", "", "", "parameters", "backbone", "%", "%", "recovered %", ""]
+    lines = [head, unit] + [_cells(cell) for cell in summary(rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:])]).rstrip()
+        for line in lines
+    )
+
+
+def _cells(cell: dict) -> list[str]:
+    seeds = str(cell["n"]) + (f", {cell['failed']} failed" if cell["failed"] else "")
+    size = ["" if cell["n"] == 0 else text for text in (f"{cell['trainable'] or 0:,}", f"{cell['percent'] or 0:.2f}")]
+    scores = [_percent(cell[name], cell[f"{name}_std"]) for name in (*SCORES, "recovered")]
+    return [cell["line"], cell["style"], cell["world"], str(cell["batch_size"]), *size, *scores, seeds]
+
+
+def _percent(mean: float | None, spread: float | None) -> str:
+    return "" if mean is None else f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")

@@ -1,0 +1,294 @@
+"""The study: what each choice of the method does, at equal budgets, with the spread over seeds.
+
+    python -m uniadapter_edu study                         # hours; the same command goes on where it was interrupted
+    python -m uniadapter_edu study --part curve --draw     # tables and figures of what is there
+
+Every part is a list of runs for `grid.run_grid`. They train on the same scenes for the same steps with the same losses
+and heads. Learning rates are chosen in part "lr", on the validation split with one seed at the middle budget, and used
+ever after; everything else is scored on the test split.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from uniadapter_edu import viz
+from uniadapter_edu._atomic import write_together
+from uniadapter_edu.accounting import bottleneck_for
+from uniadapter_edu.backbones import load_backbone
+from uniadapter_edu.config import UniAdapterConfig
+from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.grid import DEFAULTS, SCORES, Row, Run, recovered, run_grid, table
+from uniadapter_edu.methods import lora_rank_for
+from uniadapter_edu.momentum import MomentumConfig
+from uniadapter_edu.quickstart import Settings
+from uniadapter_edu.worlds import emoji
+
+SEEDS = (0, 1, 2)
+REFERENCES = ("frozen", "linear probe", "full fine-tuning")  # quickstart's methods that have no size to choose
+BUDGETS = (2.2, 3.3, 5, 8, 15)  # trainable parameters, heads included, in percent of the backbone's
+MIDDLE = 5
+VALIDATION_SCENES = 200
+
+# --------------------------------------------------------------------------- the parts of the study
+
+# A line is a method of any size. All adapters have the places, scale and start of the paper's preset.
+ADAPTERS: dict[str, Callable[..., UniAdapterConfig]] = {
+    "UniAdapter": UniAdapterConfig.paper,
+    "unshared adapters": lambda **given: UniAdapterConfig.paper(share="none", **given),
+    "adapter per modality": UniAdapterConfig.per_modality,
+}
+LINES = ("UniAdapter", "LoRA", "unshared adapters", "adapter per modality")
+EXTENSIONS = 2  # how often a rate beyond is tried where the best one lies at the end of those that were
+RATES = {
+    **{line: (1e-3, 3e-3, 1e-2) for line in (*LINES, "linear probe")},
+    "full fine-tuning": (3e-4, 6e-4, 1e-3, 2e-3),
+}
+
+# One choice changed at a time, at the bottleneck of UniAdapter's middle budget; the first is compared with.
+ABLATIONS: dict[str, dict] = {
+    "as in the paper": {},
+    "share: nothing": {"share": "none"},
+    "share: up": {"share": "up", "cross_reuses_text_up": False},  # with one up, there is nothing to reuse
+    "share: down and up": {"share": "all", "cross_reuses_text_up": False},
+    "no query residual": {"query_residual": False},
+    "text up not reused": {"cross_reuses_text_up": False},
+    "an adapter per modality": {"share": "none", "cross_reuses_text_up": False, "query_residual": False},
+    "no vision branch": {"modalities": ("text", "cross")},
+    "no text branch": {"modalities": ("vision", "cross")},
+    "no cross branch": {"modalities": ("vision", "text")},
+    "published start": {"init": "published"},
+    "published start, LN_x": {"init": "published", "cross_norm": True},
+    # LN_x makes its input's size 1, so that s means something else: with it, s = 0.1 is worth a look, too.
+    "published start, LN_x, s = 0.1": {"init": "published", "cross_norm": True, "scale": 0.1},
+    "key/value adapters": {"kv_bottleneck": 8},
+    "s = 0.1": {"scale": 0.1},
+    "s learned, from 0.1": {"scale": "learned"},
+}
+MAIN = tuple(ABLATIONS)[:7]  # these in both styles
+
+# The published decay remembers 200 steps, more than a run of the study has; 0.95 remembers 20.
+MOMENTA = {"no momentum": None, "μ = 0.995": MomentumConfig(), "μ = 0.95": MomentumConfig(decay=0.95)}
+MOMENTUM_BATCHES = (64, 16)
+CLIPS = {"scenes": 500, "batch_size": 32}  # a clip costs as much as its frames
+
+
+def sized(line: str, percent: float, settings: Settings) -> Run:
+    """A line at a budget, heads included, in percent of the backbone's parameters; learning rate and seed are open."""
+    model = load_backbone()
+    parameters = round(percent / 100 * sum(p.numel() for p in model.parameters()))
+    if line == "LoRA":
+        return Run(line, "LoRA", rank=lora_rank_for(model, parameters), settings=settings, budget=percent)
+    config = ADAPTERS[line](scale=settings.scale)
+    config = replace(config, bottleneck=bottleneck_for(model, parameters, config))
+    return Run(line, config=config, settings=settings, budget=percent)
+
+
+def lr_runs(settings: Settings) -> list[Run]:
+    """Every line at the middle budget, and the references, at several learning rates, on validation scenes."""
+    settings = replace(settings, gallery=VALIDATION_SCENES)
+    lines = [sized(line, MIDDLE, settings) for line in LINES]
+    lines += [Run(method, method, settings=settings) for method in REFERENCES if method in RATES]
+    return [replace(run, learning_rate=rate, split="val") for run in lines for rate in RATES[run.line]]
+
+
+def choose_rates(rows: Sequence[Row]) -> dict[str, float]:
+    """The learning rate of each line: the one with the best R@1, averaged over both directions.
+
+    Raises `UniAdapterError` if every run of a line failed.
+    """
+    chosen: dict[str, Row] = {}
+    for row in rows:
+        best = chosen.setdefault(row.run.line, row)
+        if best.error or not row.error and _both_ways(row) > _both_ways(best):
+            chosen[row.run.line] = row
+    if failed := [line for line, row in chosen.items() if row.error]:
+        raise UniAdapterError(
+            f"no learning rate can be chosen for {', '.join(failed)}: {chosen[failed[0]].error}",
+            "repair what failed and run part lr again.",
+        )
+    return {line: row.run.learning_rate for line, row in chosen.items()}
+
+
+def beyond(rows: Sequence[Row]) -> list[Run]:
+    """For each line whose best learning rate is the largest or smallest tried, a run with three times it, or a third."""
+    more = []
+    for line, rate in choose_rates(rows).items():
+        own = [row.run for row in rows if row.run.line == line]
+        tried = [run.learning_rate for run in own]
+        if rate in (min(tried), max(tried)):
+            further = 3 * rate if rate == max(tried) else rate / 3
+            more.append(replace(own[0], learning_rate=float(f"{further:.1g}")))
+    return more
+
+
+def _both_ways(row: Row) -> float:
+    return sum(getattr(row.metrics, name) for name in SCORES) / len(SCORES)
+
+
+def curve_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
+    """Every line at every budget, and the references, in one style."""
+    lines = [
+        replace(sized(line, percent, settings), learning_rate=rates[line]) for line in LINES for percent in BUDGETS
+    ]
+    return reference_runs(settings, seeds, rates) + _seeded(lines, seeds)
+
+
+def ablation_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
+    """`ABLATIONS` in the style of the settings; `MAIN` and the references in the other style, too."""
+    other = next(style for style in emoji.TARGET_STYLES if style != settings.style)
+    default = replace(sized("UniAdapter", MIDDLE, settings), learning_rate=rates["UniAdapter"], budget=None)
+    runs = []
+    for style, names in ((settings.style, tuple(ABLATIONS)), (other, MAIN)):
+        here = replace(settings, style=style)
+        changed = [
+            replace(default, line=name, config=replace(default.config, **ABLATIONS[name]), settings=here)
+            for name in names
+        ]
+        runs += reference_runs(here, seeds, rates) + _seeded(changed, seeds)
+    return runs
+
+
+def momentum_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
+    """UniAdapter at the middle budget with and without momentum encoders, in large and in small batches."""
+    default = replace(sized("UniAdapter", MIDDLE, settings), learning_rate=rates["UniAdapter"], budget=None)
+    runs = [
+        replace(default, line=name, momentum=momentum, settings=replace(settings, batch_size=batch))
+        for batch in MOMENTUM_BATCHES
+        for name, momentum in MOMENTA.items()
+    ]
+    return _seeded(runs, seeds)
+
+
+def video_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
+    """Clips with and without distractor frames: references, UniAdapter, and UniAdapter with frame-aware attention."""
+    settings = replace(settings, **CLIPS)
+    default = replace(sized("UniAdapter", MIDDLE, settings), learning_rate=rates["UniAdapter"], budget=None)
+    aware = replace(default, line="UniAdapter, frame-aware", config=replace(default.config, frame_aware=True))
+    runs = reference_runs(settings, seeds, rates) + _seeded([default, aware], seeds)
+    return [replace(run, world=world) for world in ("clips", "clips with distractors") for run in runs]
+
+
+def reference_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
+    """The frozen model, which no seed changes, and the trained references."""
+    runs = [Run(method, method, learning_rate=rates.get(method), settings=settings) for method in REFERENCES]
+    return _seeded(runs[:1], seeds[:1]) + _seeded(runs[1:], seeds)
+
+
+def _seeded(runs: Iterable[Run], seeds: Sequence[int]) -> list[Run]:
+    return [replace(run, settings=replace(run.settings, seed=seed)) for run in runs for seed in seeds]
+
+
+PARTS = {"curve": curve_runs, "ablation": ablation_runs, "momentum": momentum_runs, "video": video_runs}
+ALL_PARTS = ("lr", *PARTS)
+
+
+# --------------------------------------------------------------------------- the command
+
+
+def study(
+    folder: str | Path,
+    parts: Sequence[str] = ALL_PARTS,
+    seeds: Sequence[int] = SEEDS,
+    settings: Settings = DEFAULTS,
+    progress: bool = True,
+) -> dict[str, list[Row]]:
+    """Run parts of the study, print their tables, and leave each part's rows in ``folder/<part>.json``; returns them.
+
+    Part "lr" comes first whatever is asked for, with the first of the seeds; finished runs are only read.
+    """
+    runs, more = [], lr_runs(replace(settings, seed=seeds[0]))
+    for _ in range(1 + EXTENSIONS):
+        runs += more
+        rows = run_grid(runs, folder, progress=progress)
+        more = beyond(rows)
+    rates = choose_rates(rows)
+    tables = {"lr": _finish("lr", rows, rates, folder)}
+    for part in (part for part in PARTS if part in parts):
+        rows = run_grid(PARTS[part](settings, seeds, rates), folder, progress=progress)
+        tables[part] = _finish(part, rows, rates, folder)
+    return tables
+
+
+def _finish(part: str, rows: list[Row], rates: dict[str, float], folder: str | Path) -> list[Row]:
+    content = {"learning_rates": rates, "rows": [row.to_dict() for row in rows]}
+    write_together(folder, {f"{part}.json": (json.dumps(content, indent=1) + "\n").encode("utf-8")})
+    report(part, rows)
+    return rows
+
+
+def read_study(folder: str | Path) -> dict[str, list[Row]]:
+    """The rows of every part that `study` has left in ``folder``. Raises `UniAdapterError` if there is none."""
+    paths = {part: Path(folder) / f"{part}.json" for part in ALL_PARTS}
+    found = {part: json.loads(path.read_text(encoding="utf-8")) for part, path in paths.items() if path.exists()}
+    if not found:
+        raise UniAdapterError(f"{folder} holds no part of a study.", "Run `python -m uniadapter_edu study` first.")
+    return {part: [Row.from_dict(row) for row in content["rows"]] for part, content in found.items()}
+
+
+def report(part: str, rows: Sequence[Row]) -> None:
+    """Print a part's table and its failures; of part lr the choice, and where it lies at the end of what was tried."""
+    print(f"\n{part}\n{table(rows)}")
+    for row in rows:
+        if row.error:
+            print(f"failed: {row.run.name}: {row.error.splitlines()[0]}")
+    if part == "lr":
+        ends = {run.line for run in beyond(rows)}
+        for line, rate in choose_rates(rows).items():
+            print(f"chosen for {line}: {rate:g}{', the end of the rates that were tried' if line in ends else ''}")
+
+
+def draw(folder: str | Path, parts: Sequence[str] = ALL_PARTS) -> list[Path]:
+    """Print the tables of the parts that are there, and draw figures into ``folder``; returns the figures' paths."""
+    folder, tables = Path(folder), read_study(folder)
+    figures = {}
+    for part, rows in tables.items():
+        if part in parts:
+            report(part, rows)
+            figures |= FIGURES.get(part, lambda rows: {})(rows)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=150)
+    return [folder / f"{name}.png" for name in figures]
+
+
+def _curve_figures(rows: Sequence[Row]) -> dict:
+    points = [_point(row, rows) | {"line": row.run.line} for row in rows if row.run.method != "frozen"]
+    points = [point for point in points if point["recovered"] is not None]
+    lines = [point for point in points if point["budget"]]
+    probe = [point["recovered"] for point in points if point["line"] == "linear probe"]
+    return {"curve": viz.recovery_curve(lines, probe=statistics.mean(probe) if probe else None)} if lines else {}
+
+
+def _ablation_figures(rows: Sequence[Row]) -> dict:
+    figures = {}
+    for style in dict.fromkeys(row.run.settings.style for row in rows):
+        here = [row for row in rows if row.run.settings.style == style and row.run.line in ABLATIONS and not row.error]
+        points = [_point(row, rows) | {"choice": row.run.line} for row in here]
+        figures[f"ablation-{style}"] = viz.ablation_chart(points, reference=next(iter(ABLATIONS)), title=style)
+    return figures
+
+
+def _momentum_figures(rows: Sequence[Row]) -> dict:
+    good = [row for row in rows if not row.error]
+    points = [_point(row, rows) | {"choice": f"batch {row.run.settings.batch_size}, {row.run.line}"} for row in good]
+    return {"momentum": viz.ablation_chart(points)} if points else {}
+
+
+def _video_figures(rows: Sequence[Row]) -> dict:
+    points = [_point(row, rows) | {"choice": f"{row.run.world}: {row.run.line}"} for row in rows if not row.error]
+    return {"video": viz.ablation_chart(points)} if points else {}
+
+
+FIGURES = {
+    "curve": _curve_figures,
+    "ablation": _ablation_figures,
+    "momentum": _momentum_figures,
+    "video": _video_figures,
+}
+
+
+def _point(row: Row, rows: Sequence[Row]) -> dict:
+    score = row.metrics and row.metrics.t2i_r1
+    return {"budget": row.run.budget, "percent": row.percent, "r1": score, "recovered": recovered(row, rows)}
