@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -104,25 +103,9 @@ def test_ci_and_the_workflow_do_the_same():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Built from a copy, so that no build folder is left in the checkout, and without a network."""
-    source, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("uniadapter_edu", "data", "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    for leftover in (".pretraining/state.safetensors", "cache/page.json", "sprites/.draft/noto.parquet"):
-        (source / "data" / leftover).parent.mkdir()
-        (source / "data" / leftover).write_bytes(b"not to be shipped")
-    run(sys.executable, *"-m pip wheel . --no-deps --no-build-isolation -w".split(), dist, cwd=source)
-    return next(dist.glob("*.whl"))
-
-
-@pytest.fixture(scope="module")
-def away(wheel, tmp_path_factory):
+def away(installed_wheel, tmp_path_factory):
     """``away(*arguments)`` runs Python in an empty folder, with the package as the wheel installs it."""
-    place, folder = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("elsewhere")
-    run(sys.executable, *"-m pip install --no-deps --no-index --quiet --target".split(), place, wheel)
+    place, folder = installed_wheel, tmp_path_factory.mktemp("elsewhere")
     env = os.environ | {"PYTHONPATH": str(place), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
     def away(*arguments):

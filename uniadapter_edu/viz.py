@@ -172,13 +172,19 @@ def methods_chart(rows: Sequence[Mapping], score: str = "r1") -> Figure:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained", dpi=100)
     axes = figure.subplots()
     for row in rows:
-        axes.scatter(row["percent"], 100 * row[score], s=90, color=COLOURS.get(row["method"]), zorder=3)
-        axes.annotate(
-            f" {row['method']}  {100 * row[score]:.0f}", (row["percent"], 100 * row[score]), fontsize=9, va="bottom"
+        point = row["percent"], 100 * row[score]
+        # of two methods side by side, the lower one's label goes below
+        covered = any(
+            0.5 < other["percent"] / point[0] < 2 and 0 < 100 * other[score] - point[1] < 8
+            for other in rows
+            if point[0]
         )
+        place = {"xytext": (6, -5), "va": "top"} if covered else {"xytext": (6, 2), "va": "bottom"}
+        axes.scatter(*point, s=90, color=COLOURS.get(row["method"]), zorder=3)
+        axes.annotate(f"{row['method']}  {point[1]:.0f}", point, textcoords="offset points", fontsize=9, **place)
     axes.set_xscale("symlog", linthresh=1)
     axes.set(
-        xlabel="trainable parameters, % of the backbone", ylabel="right picture first, % of queries", xlim=(-0.1, 400)
+        xlabel="trainable parameters, % of the backbone", ylabel="right picture first, % of queries", xlim=(-0.1, 1000)
     )
     axes.set_ylim(0, 100)
     axes.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])

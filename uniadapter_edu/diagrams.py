@@ -1,0 +1,227 @@
+"""Architecture diagrams, drawn by code in one visual language. Like `viz`, every function returns a `Figure`.
+
+Grey is frozen, black is shared by all branches, and vision, text and cross have `viz.COLOURS`. Data flows upwards or to
+the right. `canvas`, `box` and `arrow` are what the diagrams are made of; their unit is a tenth of an inch.
+"""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
+
+from uniadapter_edu.viz import COLOURS
+
+FROZEN, PALE, SHARED, LINE = "#d9d9d9", "#f1f1f1", "#333333", "#555555"
+
+
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty page of `width` x `height` tenths of an inch."""
+    figure = Figure(figsize=(width / 10, height / 10), layout="constrained", dpi=100)
+    axes = figure.subplots()
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    axes.axis("off")
+    return figure, axes
+
+
+def box(axes: Axes, x: float, y: float, width: float, height: float, text: str, face=FROZEN, ink="black", size=9):
+    """A rounded box with its lower left corner at (x, y)."""
+    style = "round,pad=0.02,rounding_size=1"
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=face, edgecolor="none", zorder=2))
+    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=ink, zorder=3)
+
+
+def arrow(axes: Axes, start: tuple, end: tuple, colour=LINE, bend: float = 0.0, head: bool = True):
+    """An arrow from `start` to `end`; without a head it is a line."""
+    look = {"arrowstyle": "-|>" if head else "-", "color": colour, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, start, arrowprops=look | {"connectionstyle": f"arc3,rad={bend}"}, zorder=4)
+
+
+def plus(axes: Axes, x: float, y: float, colour=LINE):
+    """Where two streams are added."""
+    axes.add_patch(Circle((x, y), 1.5, facecolor="white", edgecolor=colour, linewidth=1.4, zorder=5))
+    axes.text(x, y - 0.1, "+", ha="center", va="center", fontsize=12, color=colour, zorder=6)
+
+
+def _trapezoid(axes: Axes, x: float, width: float, left: float, right: float, middle: float, face: str):
+    """A linear map, as high on either side as its input and its output are wide."""
+    corners = [(x, middle - left / 2), (x, middle + left / 2), (x + width, middle + right / 2)]
+    corners += [(x + width, middle - right / 2)]
+    axes.add_patch(Polygon(corners, facecolor=face, edgecolor="none", zorder=2))
+
+
+def bottleneck(branch: str = "vision") -> Figure:
+    """One adapter: D numbers, squeezed through r, back to D, times s, and added to what the frozen layer gives."""
+    figure, axes = canvas(82, 31)
+    y, colour = 21, COLOURS[branch]
+    axes.text(3, y, "$h$", ha="center", va="center", fontsize=13)
+    arrow(axes, (5, y), (9, y))
+    box(axes, 9, y - 7.5, 6, 15, "LN", SHARED, "white", 10)
+    arrow(axes, (15, y), (19, y))
+    _trapezoid(axes, 19, 11, 15, 5, y, SHARED)
+    axes.text(24, y, "$W_{down}$", ha="center", va="center", fontsize=11, color="white", zorder=3)
+    arrow(axes, (30, y), (33, y))
+    box(axes, 33, y - 2.5, 8, 5, "ReLU", SHARED, "white", 10)
+    arrow(axes, (41, y), (47, y))
+    axes.text(44, y + 1.2, "$z$", ha="center", fontsize=12)
+    _trapezoid(axes, 47, 11, 5, 15, y, colour)
+    axes.text(53, y, f"$W_{{{branch}}}$", ha="center", va="center", fontsize=11, color="white", zorder=3)
+    arrow(axes, (58, y), (62, y))
+    box(axes, 62, y - 2.5, 6, 5, "$· s$", colour, "white", 12)
+    arrow(axes, (68, y), (75.5, y), colour)
+    plus(axes, 77, y, colour)
+    for x, words in ((12, "$D$ numbers"), (37, "$r$ numbers"), (58, "$D$ numbers")):
+        axes.text(x, y - 10, words, ha="center", fontsize=9, color=LINE)
+    box(axes, 33, 2, 25, 5, "what the layer computes anyway", FROZEN)
+    arrow(axes, (3, y - 2), (3, 4.5), head=False)
+    arrow(axes, (3, 4.5), (33, 4.5))
+    arrow(axes, (58, 4.5), (77, 4.5), head=False)
+    arrow(axes, (77, 4.5), (77, y - 1.6))
+    arrow(axes, (77, y + 1.6), (77, y + 7))
+    axes.text(77, y + 7.6, "$x'$", ha="center", fontsize=13)
+    return figure
+
+
+def sizes(D: int, r: int) -> Figure:
+    """A full D x D map beside a bottleneck of width r, drawn to scale: an area is a number of weights."""
+    figure, axes = canvas(74, 30)
+    unit, top = 22 / D, 28
+
+    def matrix(x: float, columns: int, rows: int, colour: str):
+        width, height = columns * unit, rows * unit
+        axes.add_patch(Rectangle((x, top - height), width, height, facecolor=colour, edgecolor="none"))
+
+    matrix(4, D, D, COLOURS["frozen"])
+    axes.text(15, 4.5, f"full: $D · D$ = {D * D:,}", ha="center", va="top", fontsize=10)
+    axes.text(32, 16, "or", ha="center", fontsize=11, color=LINE)
+    matrix(38, D, r, SHARED)
+    axes.text(49, top - r * unit - 1, f"down: $D · r$ = {D * r:,}", ha="center", va="top", fontsize=10)
+    matrix(66, r, D, COLOURS["vision"])
+    axes.text(66 + r * unit / 2, 4.5, f"up: $r · D$ = {D * r:,}", ha="center", va="top", fontsize=10)
+    return figure
+
+
+def places() -> Figure:
+    """Where the adapter sits: in a vision block (pre-norm), and in a text layer without images (post-norm)."""
+    figure, axes = canvas(88, 62)
+    _vision_block(axes, 3)
+    _text_layer(axes, 49)
+    return figure
+
+
+def _vision_block(axes: Axes, x: float):
+    colour, mid = COLOURS["vision"], x + 9
+    box(axes, x - 2, 3, 40, 56, "", PALE)
+    axes.text(x + 18, 56, "vision block (pre-norm)", ha="center", va="center", fontsize=10.5, fontweight="bold")
+    axes.text(mid, 0.6, "$x$", ha="center", fontsize=12)
+    arrow(axes, (mid, 2.6), (mid, 9))
+    box(axes, mid - 6, 9, 12, 4.4, "LN 1")
+    arrow(axes, (mid, 13.4), (mid, 15.6))
+    box(axes, mid - 6, 15.6, 12, 4.4, "attention")
+    _residual(axes, mid, 6, 23.2)
+    arrow(axes, (mid, 20), (mid, 21.7))
+    plus(axes, mid, 23.2)
+    axes.text(mid + 2.6, 23.9, "$u$", fontsize=12, color=colour, fontweight="bold")
+    arrow(axes, (mid, 24.7), (mid, 31))
+    box(axes, mid - 6, 31, 12, 4.4, "LN 2")
+    arrow(axes, (mid, 35.4), (mid, 37.6))
+    box(axes, mid - 6, 37.6, 12, 4.4, "MLP")
+    _residual(axes, mid, 27.4, 47)
+    arrow(axes, (mid, 42), (mid, 45.5))
+    plus(axes, mid, 47, colour)
+    arrow(axes, (mid, 48.5), (mid, 52.5))
+    axes.text(mid + 1.2, 50.6, "$x'$", fontsize=12)
+    _adapter(axes, mid, 27.4, 47, "$A_{vision}(u)$", colour)
+
+
+def _text_layer(axes: Axes, x: float):
+    colour, mid = COLOURS["text"], x + 9
+    box(axes, x - 2, 3, 40, 56, "", PALE)
+    axes.text(x + 18, 56, "text layer (post-norm)", ha="center", va="center", fontsize=10.5, fontweight="bold")
+    axes.text(mid, 0.6, "$x$", ha="center", fontsize=12)
+    arrow(axes, (mid, 2.6), (mid, 9))
+    box(axes, mid - 6, 9, 12, 4.4, "self-attention")
+    _residual(axes, mid, 6, 16.6)
+    arrow(axes, (mid, 13.4), (mid, 15.1))
+    plus(axes, mid, 16.6)
+    arrow(axes, (mid, 18.1), (mid, 19.8))
+    box(axes, mid - 6, 19.8, 12, 4.4, "LN")
+    axes.text(mid + 1.2, 25, "$a$", fontsize=12, color=colour, fontweight="bold")
+    arrow(axes, (mid, 24.2), (mid, 30))
+    box(axes, mid - 6, 30, 12, 4.4, "feed-forward")
+    _residual(axes, mid, 27.4, 37.6)
+    arrow(axes, (mid, 34.4), (mid, 36.1))
+    plus(axes, mid, 37.6)
+    arrow(axes, (mid, 39.1), (mid, 40.6))
+    box(axes, mid - 6, 40.6, 12, 4.4, "LN")
+    arrow(axes, (mid, 45), (mid, 46.5))
+    plus(axes, mid, 48, colour)
+    arrow(axes, (mid, 49.5), (mid, 53))
+    axes.text(mid + 1.2, 51.2, "$x'$", fontsize=12)
+    _adapter(axes, mid, 27.4, 48, "$A_{text}(a)$", colour)
+
+
+def _residual(axes: Axes, mid: float, low: float, high: float):
+    """The frozen layer's own shortcut, on the left."""
+    left = mid - 8
+    arrow(axes, (mid, low), (left, low), head=False)
+    arrow(axes, (left, low), (left, high), head=False)
+    arrow(axes, (left, high), (mid - 1.6, high))
+
+
+def _adapter(axes: Axes, mid: float, low: float, high: float, words: str, colour: str):
+    """The adapter's detour, on the right: what it reads, and where its output is added."""
+    right = mid + 17
+    arrow(axes, (mid, low), (right, low), colour, head=False)
+    arrow(axes, (right, low), (right, 33.5), colour)
+    box(axes, right - 7, 33.5, 14, 5.5, words, colour, "white", 11)
+    arrow(axes, (right, 39), (right, high), colour, head=False)
+    arrow(axes, (right, high), (mid + 1.6, high), colour)
+
+
+def parallel_or_sequential() -> Figure:
+    """Two places for one adapter: beside the frozen part, reading what it reads, or behind it, reading what it gives."""
+    figure, axes = canvas(80, 34)
+    colour = COLOURS["vision"]
+    for x, title in ((2, "parallel: reads $u$"), (44, "sequential: reads what the MLP gives")):
+        box(axes, x - 1, 1, 36, 32, "", PALE)
+        axes.text(x + 17, 30.5, title, ha="center", va="center", fontsize=10, fontweight="bold")
+    for mid in (13, 61):
+        axes.text(mid, 1.8, "$u$", ha="center", fontsize=12)
+        arrow(axes, (mid, 4), (mid, 8.5))
+        box(axes, mid - 5, 8.5, 10, 5, "MLP(LN $u$)", size=8.5)
+        arrow(axes, (mid - 9, 5.6), (mid - 9, 25.5), head=False)
+        arrow(axes, (mid, 5.6), (mid - 9, 5.6), head=False)
+        arrow(axes, (mid - 9, 25.5), (mid - 1.6, 25.5))
+        plus(axes, mid, 25.5, colour)
+    arrow(axes, (13, 13.5), (13, 23.9))
+    arrow(axes, (13, 5.6), (28, 5.6), colour, head=False)
+    arrow(axes, (28, 5.6), (28, 8.5), colour)
+    box(axes, 23, 8.5, 10, 5, "$A(u)$", colour, "white", 11)
+    arrow(axes, (28, 13.5), (28, 25.5), colour, head=False)
+    arrow(axes, (28, 25.5), (14.6, 25.5), colour)
+    arrow(axes, (61, 13.5), (61, 23.9))
+    arrow(axes, (61, 15.2), (72, 15.2), colour, head=False)
+    arrow(axes, (72, 15.2), (72, 17), colour)
+    box(axes, 67, 17, 10, 5, "$A(m)$", colour, "white", 11)
+    axes.text(59, 15.4, "$m$", fontsize=11, ha="center")
+    arrow(axes, (72, 22), (72, 25.5), colour, head=False)
+    arrow(axes, (72, 25.5), (62.6, 25.5), colour)
+    return figure
+
+
+def sharing() -> Figure:
+    """The four ways to share: each of the three branches goes through a down and an up, its own or the one for all."""
+    figure, axes = canvas(93, 32)
+    ways = (("none", False, False), ("down", True, False), ("up", False, True), ("all", True, True))
+    for x, (way, one_down, one_up) in zip((1, 24.2, 47.4, 70.6), ways):
+        box(axes, x, 1, 21.6, 30, "", PALE)
+        axes.text(x + 10.8, 28.5, f'share = "{way}"', ha="center", va="center", fontsize=9.5, fontweight="bold")
+        for y, (branch, h) in zip((22, 14, 6), (("vision", "u"), ("text", "a"), ("cross", "c"))):
+            colour = COLOURS[branch]
+            axes.text(x + 1.7, y, f"${h}$", ha="center", va="center", fontsize=11, color=colour)
+            downs, ups = 14 if one_down else y, 14 if one_up else y
+            arrow(axes, (x + 2.8, y), (x + 5, downs), colour)
+            arrow(axes, (x + 10, downs), (x + 12, ups), colour)
+            arrow(axes, (x + 17, ups), (x + 20, y), colour)
+            _trapezoid(axes, x + 5, 5, 6, 2, downs, SHARED if one_down else colour)
+            _trapezoid(axes, x + 12, 5, 2, 6, ups, SHARED if one_up else colour)
+    return figure
