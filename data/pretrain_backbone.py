@@ -395,7 +395,8 @@ pictures of {emoji.CANVAS} x {emoji.CANVAS} pixels in patches of 16 (36 tokens a
 
 Pre-trained by `data/pretrain_backbone.py` on scenes of the emoji world's five source styles ({len(emoji.known_concepts())} of
 {len(emoji.concepts())} concepts; the other {len(emoji.held_out_concepts())} were never shown or named) with BLIP's three losses:
-contrastive, matching and language modelling. {steps:,} steps of {BATCH} scenes; `training_log.json` holds every twentieth step.
+contrastive, matching and language modelling. {steps:,} steps of {BATCH} scenes in {len(LEGS)} legs, the last of {LEGS[-1].steps:,}
+steps in bfloat16; `training_log.json` holds every twentieth step.
 Losses at the end: contrastive {last["itc"]}, matching {last["itm"]}, language modelling {last["lm"]}; the contrastive
 temperature ended at {temperature:.4f}.
 
