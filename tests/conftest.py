@@ -13,7 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: a second thread 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BlipConfig, BlipForImageTextRetrieval
+from small_world import WORDS
+from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipImageProcessorPil, BlipProcessor
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -57,6 +58,14 @@ def make_blip():
         return cls(blip_config(**sizes)).eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def processor():
+    """A processor for `make_blip`: 32 px, and the words of `small_world`."""
+    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    tokenizer = BertTokenizer(vocab=vocab, model_max_length=16)
+    return BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ import uniadapter_edu
 
 PACKAGE, TESTS = Path(uniadapter_edu.__file__).parent, Path(__file__).parent
 # What has to be imported anew to test a copy: the package and its tests, but for this file.
-OURS = {PACKAGE.name, "conftest", *(path.stem for path in TESTS.glob("test_*.py"))} - {Path(__file__).stem}
+OTHER_TESTS = {path.stem for path in TESTS.glob("test_*.py")} - {Path(__file__).stem}
+OURS = {PACKAGE.name, "conftest", "small_world"} | OTHER_TESTS
 
 # The pytest inside has nothing of the one around it: neither its settings nor its plugins. What costs time and says
 # nothing here is off: rewritten assertions, long tracebacks with all tensors in them, garbage collection at the end.

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import BertTokenizer, BlipImageProcessorPil, BlipProcessor
+from small_world import WORDS
 
 from uniadapter_edu import momentum
 from uniadapter_edu.config import UniAdapterConfig
@@ -23,15 +23,6 @@ from uniadapter_edu.momentum import (
 )
 from uniadapter_edu.tasks.retrieval import RetrievalTask, encode_images, encode_texts, normalize
 from uniadapter_edu.training import TrainConfig, train
-
-WORDS = "cat dog owl fox bee ant cow pig red blue green pink".split()
-
-
-@pytest.fixture(scope="module")
-def processor():
-    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    tokenizer = BertTokenizer(vocab=vocab, model_max_length=16)
-    return BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
-from transformers import BertTokenizer, BlipImageProcessorPil, BlipProcessor
+from small_world import WORDS, overhear_scores, random_adapters, variant, wide_awake
 
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
@@ -28,15 +28,6 @@ from uniadapter_edu.tasks.retrieval import (
 )
 from uniadapter_edu.training import TrainConfig, train
 
-WORDS = "cat dog owl fox bee ant cow pig red blue green pink left right big small".split()
-
-
-@pytest.fixture(scope="module")
-def processor():
-    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    tokenizer = BertTokenizer(vocab=vocab, model_max_length=16)
-    return BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
-
 
 @pytest.fixture(scope="module")
 def dataset():
@@ -50,40 +41,6 @@ def dataset():
         more = [f"big {first}", f"{first} left of small {first}"]
         rows.append({"image": PILImage.fromarray(pixels), "captions": [first, *more][: 1 + i % 3]})
     return Dataset.from_list(rows, features=Features({"image": Image(), "captions": List(Value("string"))}))
-
-
-def wide_awake(model):
-    """Random weights of a size at which a width of 32 lets differences between inputs through (0.02 suits 768)."""
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim >= 2:
-                p.mul_(8)
-    return model
-
-
-def random_adapters(model, config=None):
-    """Adapters as if trained: every number random, so that each branch matters."""
-    insert_adapters(model, config or UniAdapterConfig(bottleneck=16, scale=1.0))
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, p in model.uniadapter.named_parameters():
-            if p.ndim:
-                p.add_(0.3 * torch.randn_like(p))
-    return model
-
-
-def variant(name, model):
-    """The same model in the states that retrieval must serve."""
-    if name == "lora":
-        model = lora(model, rank=2)
-        with torch.no_grad():
-            for p in model.parameters():
-                if p.requires_grad:
-                    p.add_(0.1 * torch.randn_like(p))
-    elif name != "plain":
-        kv = {"kv_bottleneck": 3} if name == "kv adapters" else {}
-        random_adapters(model, UniAdapterConfig(bottleneck=4, scale=1.0, **kv))
-    return model.eval()
 
 
 def texts_for(images, K, T=9, seed=0):
@@ -261,14 +218,7 @@ def plain_evaluation(model, processor, dataset, top_k):
 @pytest.mark.parametrize("keep_tokens", [True, False])
 def test_evaluation_equals_the_published_one(tiny_blip, processor, dataset, monkeypatch, keep_tokens):
     model = random_adapters(wide_awake(tiny_blip)).eval()
-    scored = {}
-    original = retrieval.RetrievalMetrics.from_scores.__func__
-
-    def spy(cls, t2i, i2t, image_of_caption, stage_one=None):
-        scored["two" if stage_one else "one"] = t2i, i2t, image_of_caption
-        return original(cls, t2i, i2t, image_of_caption, stage_one)
-
-    monkeypatch.setattr(retrieval.RetrievalMetrics, "from_scores", classmethod(spy))
+    scored = overhear_scores(monkeypatch)
     monkeypatch.setattr(retrieval, "TEXTS_PER_PASS", 3)
     if not keep_tokens:
         plain = retrieval.encode_gallery

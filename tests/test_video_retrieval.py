@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
-from test_retrieval import WORDS, random_adapters, variant, wide_awake
-from test_retrieval import processor as tiny_processor
+from small_world import WORDS, overhear_scores, random_adapters, variant, wide_awake
 from transformers import BlipForQuestionAnswering
 
 from uniadapter_edu import attention, load_adapters, save_adapters, set_adapter
@@ -21,7 +20,6 @@ from uniadapter_edu.tasks.retrieval import encode_gallery, encode_texts, match, 
 from uniadapter_edu.tasks.video_retrieval import Clips, VideoRetrievalTask, evaluate_video_retrieval, search_clips
 from uniadapter_edu.training import TrainConfig, train
 
-processor = tiny_processor  # the fixture
 VARIANTS = ["plain", "adapters", "kv adapters", "lora"]
 
 
@@ -286,14 +284,7 @@ def plain_evaluation(model, processor, rows, top_k, weighs):
 @pytest.mark.parametrize("weighs", [True, False])
 def test_evaluation_equals_the_plain_one(tiny_blip, processor, dataset, louder, monkeypatch, keep_tokens, weighs):
     model = frame_aware_adapters(wide_awake(tiny_blip)).eval()
-    scored = {}
-    original = retrieval.RetrievalMetrics.from_scores.__func__
-
-    def spy(cls, t2i, i2t, image_of_caption, stage_one=None):
-        scored["two" if stage_one else "one"] = t2i, i2t, image_of_caption
-        return original(cls, t2i, i2t, image_of_caption, stage_one)
-
-    monkeypatch.setattr(retrieval.RetrievalMetrics, "from_scores", classmethod(spy))
+    scored = overhear_scores(monkeypatch)
     monkeypatch.setattr(retrieval, "TEXTS_PER_PASS", 3)
     if not keep_tokens:
         plain = retrieval.encode_gallery

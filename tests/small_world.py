@@ -1,0 +1,56 @@
+"""What the tests of the tasks share: words that their tokenizer knows, and models that are wide awake."""
+
+import torch
+
+from uniadapter_edu.config import UniAdapterConfig
+from uniadapter_edu.insertion import insert_adapters
+from uniadapter_edu.methods import lora
+from uniadapter_edu.metrics import RetrievalMetrics
+
+WORDS = "cat dog owl fox bee ant cow pig red blue green pink left right big small".split()
+
+
+def wide_awake(model):
+    """Random weights of a size at which a width of 32 lets differences between inputs through (0.02 suits 768)."""
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim >= 2:
+                p.mul_(8)
+    return model
+
+
+def random_adapters(model, config=None):
+    """Adapters as if trained: every number random, so that each branch matters."""
+    insert_adapters(model, config or UniAdapterConfig(bottleneck=16, scale=1.0))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.uniadapter.named_parameters():
+            if p.ndim:
+                p.add_(0.3 * torch.randn_like(p))
+    return model
+
+
+def variant(name, model):
+    """The same model in the states that retrieval must serve."""
+    if name == "lora":
+        model = lora(model, rank=2)
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.requires_grad:
+                    p.add_(0.1 * torch.randn_like(p))
+    elif name != "plain":
+        kv = {"kv_bottleneck": 3} if name == "kv adapters" else {}
+        random_adapters(model, UniAdapterConfig(bottleneck=4, scale=1.0, **kv))
+    return model.eval()
+
+
+def overhear_scores(monkeypatch):
+    """A dict in which evaluations leave what they score: "one" and "two" -> (t2i, i2t, image_of_caption)."""
+    scored, original = {}, RetrievalMetrics.from_scores.__func__
+
+    def spy(cls, t2i, i2t, image_of_caption, stage_one=None):
+        scored["two" if stage_one else "one"] = t2i, i2t, image_of_caption
+        return original(cls, t2i, i2t, image_of_caption, stage_one)
+
+    monkeypatch.setattr(RetrievalMetrics, "from_scores", classmethod(spy))
+    return scored
