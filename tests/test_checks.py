@@ -1,6 +1,7 @@
 """Exercises: each check accepts the right answer, leaves dots open, and names the mistake in a wrong one."""
 
 import pytest
+import torch
 from torch import nn
 
 from uniadapter_edu import checks
@@ -25,17 +26,162 @@ def zero_all(adapter):
     zero_down(adapter)
 
 
+def tie(branches):
+    branches["text"].down = branches["cross"].down = branches["vision"].down
+
+
+def copy_downs(branches):
+    for name in ("text", "cross"):
+        branches[name].down.load_state_dict(branches["vision"].down.state_dict())
+
+
+def tie_text_alone(branches):
+    branches["text"].down = branches["vision"].down
+
+
+def tie_to_text(branches):
+    branches["vision"].down = branches["cross"].down = branches["text"].down
+
+
+def tie_all(branches):
+    tie(branches)
+    branches["text"].up = branches["cross"].up = branches["vision"].up
+
+
+def layer_count(D, r, downs, ups):
+    return 2 * D + downs * (D * r + r) + ups * (r * D + D)
+
+
+def cross_sum(z, own, text, s):
+    return s * (own(z) + text(z))
+
+
+def share(found, right):
+    return sum(f[0] == r for f, r in zip(found, right)) / len(right)
+
+
+def recall(s, k):
+    return (s.topk(k).indices == torch.arange(len(s))[:, None]).any(1).float().mean().item()
+
+
+def rank(s, logit, k):
+    nearest = s.topk(k).indices
+    return nearest[(s + logit)[nearest].argsort(descending=True)]
+
+
+def places(s, logit, k):
+    return (s + logit)[s.topk(k).indices].argsort(descending=True)
+
+
+def freeze_all(model):
+    model.requires_grad_(False)
+
+
+def freeze_by_name(model):
+    for name, p in model.named_parameters():
+        p.requires_grad_("norm" in name)
+
+
+def freeze_by_class(model):
+    for module in model.modules():
+        if not list(module.children()):
+            module.requires_grad_(isinstance(module, nn.LayerNorm))
+
+
+def freeze_biases_too(model):
+    for module in model.values():
+        module.bias.requires_grad_(False)
+        module.weight.requires_grad_(isinstance(module, nn.LayerNorm))
+
+
 RIGHT = [
+    (checks.training_bytes, (lambda n: 12 * n,)),
+    (checks.only_layernorms, (freeze_by_class,)),
+    (checks.target_caption, ("Emerald canvas, tiny fox",)),
+    (checks.first_share, (share,)),
+    (checks.recall_at_k, (recall,)),
+    (checks.two_stage, (rank,)),
+    (checks.multimodal_reads, ("a", "c")),
+    (checks.cross_branch, (cross_sum,)),
+    (checks.gain_at_zero, (1e6, 1e-12)),
+    (checks.sharing_count, (layer_count,)),
+    (checks.tied_downs, (tie,)),
+    (checks.shared_gradient, ([4, 3],)),
     (checks.bottleneck_count, (lambda D, r: 2 * D * r + r + 3 * D,)),
     (checks.identity_start, (zero_up,)),
     (checks.same_first_step, (0.12, 0.1, 3e-3, 4.0)),
 ]
 OPEN = [
+    (checks.training_bytes, (lambda n: ...,)),
+    (checks.only_layernorms, (lambda model: ...,)),
+    (checks.target_caption, (...,)),
+    (checks.first_share, (lambda found, right: ...,)),
+    (checks.recall_at_k, (lambda s, k: ...,)),
+    (checks.two_stage, (lambda s, logit, k: ...,)),
+    (checks.multimodal_reads, ("a", ...)),
+    (checks.cross_branch, (lambda z, own, text, s: ...,)),
+    (checks.gain_at_zero, (..., 1e-12)),
+    (checks.sharing_count, (lambda D, r, downs, ups: ...,)),
+    (checks.tied_downs, (lambda branches: ...,)),
+    (checks.shared_gradient, (...,)),
     (checks.bottleneck_count, (lambda D, r: ...,)),
     (checks.identity_start, (lambda adapter: ...,)),
     (checks.same_first_step, (..., 0.1, 3e-3, 4.0)),
 ]
 WRONG = [
+    (checks.training_bytes, (lambda n: 3 * n,), "takes 4 bytes"),
+    (checks.training_bytes, (lambda n: 4 * n,), "gradient alone"),
+    (checks.training_bytes, (lambda n: 8 * n,), "one of Adam's two moments short"),
+    (checks.training_bytes, (lambda n: 16 * n,), "leave them out"),
+    (checks.training_bytes, (lambda n: n,), "expected 12000"),
+    (checks.only_layernorms, (lambda model: None,), "a Linear still trains"),
+    (checks.only_layernorms, (freeze_all,), "`first` is frozen"),
+    (checks.only_layernorms, (freeze_by_name,), "a Linear still trains"),
+    (checks.only_layernorms, (freeze_biases_too,), "only one of them"),
+    (checks.target_caption, ("fox, small, emerald",), "another word for small"),
+    (checks.target_caption, ("fox, tiny",), "'emerald' is missing"),
+    (checks.target_caption, ("tiny, emerald",), "what is to be seen"),
+    (checks.target_caption, ("a tiny fox on emerald",), "the order is not"),
+    (checks.first_share, (lambda found, right: 2,), "divide by"),
+    (checks.first_share, (lambda found, right: 0.75,), "expected"),
+    (checks.recall_at_k, (lambda s, k: recall(s.T, k),), "ranks the columns"),
+    (checks.recall_at_k, (lambda s, k: 3 * recall(s, k),), "divide by"),
+    (checks.recall_at_k, (lambda s, k: 0.0,), "expected"),
+    (checks.two_stage, (lambda s, logit, k: (s + logit).topk(k).indices,), "matched every picture"),
+    (checks.two_stage, (lambda s, logit, k: s.topk(k).indices,), "first stage alone"),
+    (checks.two_stage, (lambda s, logit, k: rank(s, logit - s, k),), "not by the logit alone"),
+    (checks.two_stage, (places,), "places among the candidates"),
+    (checks.multimodal_reads, ("c", "c"), "A_text does not read 'c'. That is the text behind"),
+    (checks.multimodal_reads, ("a", "a"), "A_cross does not read 'a'. That is the text before"),
+    (checks.multimodal_reads, ("a", "e"), "picture's tokens"),
+    (checks.multimodal_reads, ("q", "c"), "is none of"),
+    (checks.cross_branch, (lambda z, own, text, s: s * own(z),), "text up-projection is missing"),
+    (checks.cross_branch, (lambda z, own, text, s: s * text(z),), "own up-projection is missing"),
+    (checks.cross_branch, (lambda z, own, text, s: own(z) + text(z),), "scale is missing"),
+    (checks.cross_branch, (lambda z, own, text, s: s * own(z) + text(z),), "only the own part"),
+    (checks.cross_branch, (lambda z, own, text, s: own(z) + s * text(z),), "only the text part"),
+    (checks.cross_branch, (lambda z, own, text, s: s * (own(z) + z @ text.weight.T),), "bias of the text"),
+    (checks.cross_branch, (lambda z, own, text, s: s * (z @ own.weight.T + text(z)),), "bias of the own"),
+    (checks.cross_branch, (lambda z, own, text, s: s * z @ (own.weight + text.weight).T,), "both biases"),
+    (checks.cross_branch, (lambda z, own, text, s: 7 * own(z),), "another sum"),
+    (checks.cross_branch, (lambda z, own, text, s: z,), "shape"),
+    (checks.gain_at_zero, (1e12, 1e-12), "below a root"),
+    (checks.gain_at_zero, (316, 1e-12), "for eps = 1e-5"),
+    (checks.gain_at_zero, (2.0, 1e-12), "expected 1e"),
+    (checks.sharing_count, (lambda D, r, d, u: layer_count(D, r, d, u) - 2 * D,), "LayerNorm is missing"),
+    (checks.sharing_count, (lambda D, r, d, u: layer_count(D, r, d, u) + 4 * D,), "one LayerNorm for all"),
+    (checks.sharing_count, (lambda D, r, d, u: layer_count(D, r, d, u) - d * r,), "bias of r numbers"),
+    (checks.sharing_count, (lambda D, r, d, u: layer_count(D, r, d, u) - u * D,), "bias of D numbers"),
+    (checks.sharing_count, (lambda D, r, d, u: 2 * D + (d + u) * D * r,), "linear maps have biases"),
+    (checks.sharing_count, (lambda D, r, d, u: 2 * D + d * (D * r + D) + u * (D * r + r),), "biases are exchanged"),
+    (checks.sharing_count, (lambda D, r, d, u: 4 * D * r + r + 5 * D,), "expected"),
+    (checks.tied_downs, (copy_downs,), "text's numbers are equal, but it is a copy"),
+    (checks.tied_downs, (tie_text_alone,), "cross still has a down-projection of its own"),
+    (checks.tied_downs, (tie_to_text,), "vision's down-projection was replaced"),
+    (checks.tied_downs, (tie_all,), "only the down is shared"),
+    (checks.shared_gradient, ([4.0, 6.0],), "no gradient back"),
+    (checks.shared_gradient, ([4.0, 2.0],), "that is the table's"),
+    (checks.shared_gradient, ([1, 1],), "add the rows"),
     (checks.bottleneck_count, (lambda D, r: 2 * D * r,), "two matrices alone"),
     (checks.bottleneck_count, (lambda D, r: 2 * D * r + r + D,), "LayerNorm has a weight and a bias"),
     (checks.bottleneck_count, (lambda D, r: 2 * D * r + 3 * D,), "bias of r numbers"),

@@ -11,6 +11,12 @@ def words(figure):
     return {text.get_text() for text in figure.axes[0].texts}
 
 
+def test_blip_has_three_encoders_and_two_comparisons():
+    said = words(diagrams.blip())
+    assert {"text encoder", "vision encoder", "multimodal encoder", "same layers"} <= said
+    assert sum(word.startswith(("contrastive:", "matching:")) for word in said) == 2
+
+
 def test_areas_are_numbers_of_weights():
     matrices = [patch for patch in diagrams.sizes(192, 8).axes[0].patches if type(patch) is Rectangle]
     full, down, up = (patch.get_width() * patch.get_height() for patch in matrices)
@@ -27,3 +33,23 @@ def test_a_bottleneck_narrows_and_widens_in_the_colour_of_its_branch():
 def test_places_name_what_each_adapter_reads():
     assert {"$A_{vision}(u)$", "$A_{text}(a)$", "$u$", "$a$", "LN 2"} <= words(diagrams.places())
     assert {"$A(u)$", "$A(m)$"} <= words(diagrams.parallel_or_sequential())
+
+
+def test_what_is_shared_is_drawn_once_and_black():
+    axes = diagrams.sharing().axes[0]
+    faces = [mcolors.to_hex(patch.get_facecolor()) for patch in axes.patches if type(patch) is Polygon]
+    # none, down, up, all: where a branch shares, its map is the black one, drawn for each branch in one place
+    assert [faces[6 * way : 6 * way + 6].count(diagrams.SHARED) for way in range(4)] == [0, 3, 3, 6]
+    places = {tuple(patch.get_xy()[0]) for patch in axes.patches if type(patch) is Polygon}
+    assert len(places) == 6 + 4 + 4 + 2
+
+
+def test_the_multimodal_layer_names_what_each_branch_reads():
+    found = words(diagrams.multimodal())
+    assert {"$A_{text}(a)$", "$A_{cross}(c)$", "$a$", "$c$", "LN($a$ + CrossAttn($a, e$))"} <= found
+
+
+def test_the_cross_branch_has_two_ups_in_the_colours_of_their_branches():
+    maps = [patch for patch in diagrams.cross_branch().axes[0].patches if type(patch) is Polygon]
+    colours = [mcolors.to_hex(patch.get_facecolor()) for patch in maps]
+    assert colours == [diagrams.SHARED, viz.COLOURS["cross"], viz.COLOURS["text"]]

@@ -11,6 +11,105 @@ import torch
 from uniadapter_edu.adapter import UniAdapter
 from uniadapter_edu.config import UniAdapterConfig
 
+# ------------------------------------------------------------------------------------------------------ 00, quickstart
+
+
+def target_caption(caption: str) -> None:
+    """The new world's way of describing a small fox on a green background."""
+    if _open(caption):
+        return
+    said = caption.lower().replace(",", " ").split()
+    for old, new in {"small": "tiny", "green": "emerald"}.items():
+        assert old not in said, f"the new world has another word for {old}."
+        assert new in said, f"{new!r} is missing."
+    assert "fox" in said, "it does not say what is to be seen."
+    expected = ("fox, tiny, emerald", "emerald canvas, tiny fox", "just one tiny fox upon emerald")
+    same = [" ".join(e.replace(",", " ").split()) for e in expected]
+    assert " ".join(said) in same, f"all words are there; the order is not. One of: {'; '.join(expected)}."
+    _right("Now search with it.")
+
+
+def first_share(share: Callable[[list, list], float]) -> None:
+    """``share(found, right)``: R@1, the part of the queries whose first picture is the right one."""
+    found, right = [[4, 1], [2, 0], [7, 3], [5, 9]], [4, 0, 3, 5]
+    if _open(given := share(found, right)):
+        return
+    mistakes = {1.0: "that counts pictures anywhere among those found (here R@2)", 2: "divide by the number of queries"}
+    why = mistakes.get(given, "expected 0.5: the first and the last query have their picture first")
+    assert given == 0.5, f"share is {given}: {why}."
+    _right("Two of four queries find their picture first.")
+
+
+# -------------------------------------------------------------------------------------------------------- 01, meet BLIP
+
+
+def recall_at_k(recall: Callable[[torch.Tensor, int], float]) -> None:
+    """``recall(similarity, k)``: the part of rows i whose entry (i, i) is among the k largest of its row."""
+    s = torch.tensor([[0.9, 0.1, 0.2], [0.7, 0.6, 0.5], [0.8, 0.3, 0.25]])
+    if _open(recall(s, 1)):
+        return
+    for k, right in ((1, 1 / 3), (2, 2 / 3), (3, 1.0)):
+        given = float(recall(s, k))
+        by_column = (s.argsort(0, descending=True)[:k] == torch.arange(3)).any(0).float().mean().item()
+        mistakes = {round(3 * right, 4): "divide by the number of queries"}
+        mistakes[round(by_column, 4)] = "that ranks the columns; a row is a query"
+        why = mistakes.get(round(given, 4), f"expected {right:.3f}")
+        assert abs(given - right) < 1e-4, f"recall(similarity, {k}) is {given:.3f}: {why}."
+    _right("And at k = 3, all there is, nothing can be missed.")
+
+
+def two_stage(rank: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]) -> None:
+    """``rank(s, logit, k)``: the k nearest pictures of one sentence by s, ordered by s + logit."""
+    s, logit = torch.tensor([0.9, 0.1, 0.8, 0.5, 0.6]), torch.tensor([-1.0, 9.0, 0.0, 3.0, 0.1])
+    if _open(rank(s, logit, 3)):
+        return
+    given, k = torch.as_tensor(rank(s, logit, 3)).tolist(), 3
+    order = (s + logit).argsort(descending=True)
+    mistakes = {
+        tuple(order[:k].tolist()): "it matched every picture: take the k nearest by s first",
+        tuple(s.argsort(descending=True)[:k].tolist()): "that is the first stage alone",
+        (4, 2, 0): "order them by s + logit, not by the logit alone",
+        (1, 2, 0): "these are places among the candidates, not the pictures' own numbers",
+    }
+    assert given == [2, 4, 0], f"rank gives {given}: {mistakes.get(tuple(given), 'expected [2, 4, 0]')}."
+    _right("Picture 1 has the best logit, and was never looked at: the first stage decides what the second may see.")
+
+
+# ------------------------------------------------------------------------------------------- 02, freeze the backbone
+
+
+def training_bytes(count: Callable[[int], int]) -> None:
+    """``count(trainable)``: bytes of gradients and Adam's two moments, 4 bytes a number: 12 for each parameter."""
+    if _open(count(1)):
+        return
+    given, right = count(1000), 12_000
+    mistakes = {
+        3000: "these are numbers; a float32 number takes 4 bytes",
+        4000: "that is the gradient alone; Adam keeps two numbers for each parameter",
+        8000: "that is one of Adam's two moments short, or without the gradient",
+        16_000: "the weights are there whether they train or not; leave them out",
+    }
+    assert given == right, f"count(1000) is {given}: {mistakes.get(given, f'expected {right}')}."
+    _right("Three numbers of 4 bytes for each parameter that trains, none for one that is frozen.")
+
+
+def only_layernorms(freeze: Callable[[torch.nn.Module], object]) -> None:
+    """``freeze(model)`` leaves exactly the LayerNorms trainable, whatever they are called."""
+    # The first is a LayerNorm whose name does not say so, the second a Linear whose name lies.
+    parts = {"first": torch.nn.LayerNorm(4), "norm_like": torch.nn.Linear(4, 4), "norm": torch.nn.LayerNorm(4)}
+    model = torch.nn.ModuleDict(parts)
+    if _open(freeze(model)):
+        return
+    assert not any(p.requires_grad for p in parts["norm_like"].parameters()), (
+        "a Linear still trains: choose by the module's class, not by its name."
+    )
+    for name in ("first", "norm"):
+        trains = [p.requires_grad for p in parts[name].parameters()]
+        assert any(trains), f"the LayerNorm `{name}` is frozen: choose by the module's class, not by its name."
+        assert all(trains), f"the LayerNorm `{name}` has a weight and a bias; only one of them trains."
+    _right("The LayerNorms train, and nothing else.")
+
+
 # ------------------------------------------------------------------------------------------- 03, one bottleneck adapter
 
 
@@ -64,6 +163,62 @@ def same_first_step(learning_rate: float, scale: float, other_rate: float, other
     _right(f"Both products are {wanted:.4g}.")
 
 
+# ------------------------------------------------------------------------------------------- 05, cross-modal adapters
+
+
+def multimodal_reads(text: str, cross: str) -> None:
+    """Which state of the multimodal layer A_text and A_cross read: "a" and "c"."""
+    if _open(text) or _open(cross):
+        return
+    mistakes = {
+        "x": "is what enters the layer, before self-attention: no adapter reads it",
+        "e": "are the picture's tokens: the layer's adapters read the text's states",
+        "a": "is the text before cross-attention: nothing in it was found in this layer's look at the picture",
+        "c": "is the text behind cross-attention: what is read there changes with the picture",
+    }
+    for name, given, right in (("A_text", text, "a"), ("A_cross", cross, "c")):
+        why = mistakes.get(given, 'is none of "x", "a", "c" and "e"')
+        assert given == right, f"{name} does not read {given!r}. That {why}."
+    _right("The query residual is taken before the look at the picture, the cross branch reads what was found.")
+
+
+def cross_branch(branch: Callable) -> None:
+    """``branch(z, own, text, s)``: s · ( W_cross z + b_cross + W_text z + b_text ), own and text being `nn.Linear`."""
+    z, s = _h(3), 0.5
+    own, text = torch.nn.Linear(3, 6), torch.nn.Linear(3, 6)
+    for k, p in enumerate([*own.parameters(), *text.parameters()], 1):
+        torch.nn.init.constant_(p, 0.3 * k)
+    given = branch(z, own, text, s)
+    if _open(given):
+        return
+    both = own(z) + text(z)
+    mistakes = {
+        "the text up-projection is missing": s * own(z),
+        "the cross branch's own up-projection is missing": s * text(z),
+        "the scale is missing": both,
+        "the scale multiplies only the own part": s * own(z) + text(z),
+        "the scale multiplies only the text part": own(z) + s * text(z),
+        "the bias of the text up-projection is missing": s * (both - text.bias),
+        "the bias of the own up-projection is missing": s * (both - own.bias),
+        "both biases are missing": s * (both - own.bias - text.bias),
+    }
+    found = [why for why, wrong in mistakes.items() if given.shape == wrong.shape and torch.allclose(given, wrong)]
+    assert given.shape == both.shape, f"its shape is {tuple(given.shape)}, expected {tuple(both.shape)}."
+    assert torch.allclose(given, s * both), f"{found[0] if found else 'that is another sum'}."
+    _right("Two up-projections answer the same questions.")
+
+
+def gain_at_zero(factor: float, eps: float) -> None:
+    """By which factor a LayerNorm with this eps enlarges a gradient where its input is zero: 1/sqrt(eps)."""
+    if _open(factor):
+        return
+    right = eps**-0.5
+    mistakes = {1 / eps: "that is 1/eps; the variance and eps stand below a root", 316.0: "that is for eps = 1e-5"}
+    why = next((w for wrong, w in mistakes.items() if abs(factor / wrong - 1) < 0.01), f"expected {right:.3g}")
+    assert abs(factor / right - 1) < 0.01, f"{factor:g} is not the factor: {why}."
+    _right("The smaller eps is, the harder it is to start softly.")
+
+
 # ------------------------------------------------------------------------------------------------- 06, weight sharing
 
 
@@ -72,7 +227,7 @@ def sharing_count(count: Callable[[int, int, int, int], int]) -> None:
     if _open(count(192, 8, 1, 3)):
         return
     D, r = 100, 7
-    for downs, ups in ((1, 3), (3, 1), (3, 3)):
+    for downs, ups in ((2, 3), (4, 1), (3, 3)):
         right = 2 * D + downs * (D * r + r) + ups * (r * D + D)
         mistakes = {
             right - 2 * D: "the LayerNorm is missing, 2D numbers",

@@ -48,6 +48,30 @@ def _trapezoid(axes: Axes, x: float, width: float, left: float, right: float, mi
     axes.add_patch(Polygon(corners, facecolor=face, edgecolor="none", zorder=2))
 
 
+def blip() -> Figure:
+    """BLIP's three encoders and the two ways in which they compare a picture with a sentence."""
+    figure, axes = canvas(90, 44)
+    towers = (("text", 3, "text encoder", "sentence"), ("vision", 33, "vision encoder", "picture"))
+    for branch, x, title, below in (*towers, ("cross", 63, "multimodal encoder", "sentence")):
+        box(axes, x, 14, 24, 11, title, FROZEN, size=10.5)
+        axes.text(x + 12, 1, below, ha="center", fontsize=10)
+        arrow(axes, (x + 12, 4), (x + 12, 14), COLOURS[branch])
+    for x, branch, vector in ((15, "text", "$t$"), (45, "vision", "$v$")):
+        arrow(axes, (x, 25), (x, 35), COLOURS[branch])
+        axes.text(x + 1.2, 29, f"{vector}: one vector", fontsize=9, color=LINE)
+    arrow(axes, (57, 19.5), (63, 19.5), COLOURS["vision"])
+    axes.text(60, 20.8, "tokens", ha="center", fontsize=8, color=LINE)
+    arrow(axes, (75, 25), (75, 35), COLOURS["cross"])
+    box(axes, 8, 35, 44, 6, "contrastive: how close are $t$ and $v$?", PALE, size=10)
+    box(axes, 63, 35, 24, 6, "matching: yes or no?", PALE, size=10)
+    arrow(axes, (22, 14), (22, 9.5), LINE, head=False)
+    arrow(axes, (22, 9.5), (68, 9.5), LINE, head=False)
+    arrow(axes, (68, 9.5), (68, 14), LINE)
+    label = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+    axes.text(32, 9.5, "same layers", ha="center", va="center", fontsize=8.5, color=LINE, bbox=label, zorder=7)
+    return figure
+
+
 def bottleneck(branch: str = "vision") -> Figure:
     """One adapter: D numbers, squeezed through r, back to D, times s, and added to what the frozen layer gives."""
     figure, axes = canvas(82, 31)
@@ -224,4 +248,75 @@ def sharing() -> Figure:
             arrow(axes, (x + 17, ups), (x + 20, y), colour)
             _trapezoid(axes, x + 5, 5, 6, 2, downs, SHARED if one_down else colour)
             _trapezoid(axes, x + 12, 5, 2, 6, ups, SHARED if one_up else colour)
+    return figure
+
+
+def multimodal() -> Figure:
+    """A text layer that looks at an image: three frozen parts in a row, and what the two branches read and add."""
+    figure, axes = canvas(92, 38)
+    y, text, cross = 17, COLOURS["text"], COLOURS["cross"]
+    frozen = ((8, "LN($x$ + SelfAttn $x$)"), (32, "LN($a$ + CrossAttn($a, e$))"), (56, "LN($c$ + FFN $c$)"))
+    for x, words in frozen:
+        box(axes, x, y - 3, 17, 6, words, size=8.5)
+    for start, end in ((4, 8), (25, 32), (49, 56), (73, 76.5), (79.5, 82.5), (85.5, 89)):
+        arrow(axes, (start, y), (end, y))
+    for x, name, colour in ((2.5, "$x$", LINE), (28.5, "$a$", text), (52.5, "$c$", cross), (90.6, "$x'$", LINE)):
+        axes.text(x, y + (1 if name in ("$a$", "$c$") else -0.6), name, ha="center", fontsize=13, color=colour)
+    axes.text(40.5, 3, "$e$: the image's tokens", ha="center", fontsize=10, color=COLOURS["vision"])
+    arrow(axes, (40.5, 6), (40.5, y - 3), COLOURS["vision"])
+    branches = ((28.5, 78, 33, "$A_{text}(a)$", text), (52.5, 84, 26, "$A_{cross}(c)$", cross))
+    for start, end, height, words, colour in branches:
+        arrow(axes, (start, y + 4), (start, height), colour, head=False)
+        arrow(axes, (start, height), (57.5, height), colour)
+        arrow(axes, (71.5, height), (end, height), colour, head=False)
+        arrow(axes, (end, height), (end, y + 1.5), colour)
+        box(axes, 57.5, height - 2.7, 14, 5.4, words, colour, "white", 11)
+        plus(axes, end, y, colour)
+    return figure
+
+
+def cross_branch() -> Figure:
+    """The third branch: the shared questions asked of c, and two up-projections that answer, its own and the text's."""
+    figure, axes = canvas(82, 27)
+    y, cross = 13, COLOURS["cross"]
+    axes.text(3, y, "$c$", ha="center", va="center", fontsize=13)
+    arrow(axes, (5, y), (9, y))
+    box(axes, 9, y - 7.5, 6, 15, "LN", SHARED, "white", 10)
+    arrow(axes, (15, y), (19, y))
+    _trapezoid(axes, 19, 11, 15, 5, y, SHARED)
+    axes.text(24, y, "$W_{down}$", ha="center", va="center", fontsize=11, color="white", zorder=3)
+    arrow(axes, (30, y), (33, y))
+    box(axes, 33, y - 2.5, 8, 5, "ReLU", SHARED, "white", 10)
+    axes.text(45, y - 0.8, "$z$", ha="center", fontsize=12)
+    for branch, middle in (("cross", y + 6.2), ("text", y - 6.2)):
+        colour = COLOURS[branch]
+        arrow(axes, (41, y), (47, middle), colour)
+        _trapezoid(axes, 47, 11, 4, 11, middle, colour)
+        axes.text(53.5, middle, f"$W_{{{branch}}}$", ha="center", va="center", fontsize=11, color="white", zorder=3)
+        arrow(axes, (58, middle), (63.2, y + (1.2 if middle > y else -1.2)), colour)
+    plus(axes, 64.3, y, cross)
+    arrow(axes, (65.8, y), (69, y), cross)
+    box(axes, 69, y - 2.5, 6, 5, "$· s$", cross, "white", 12)
+    arrow(axes, (75, y), (80, y), cross)
+    axes.text(52.5, 0.2, "the text branch's own, used once more", ha="center", fontsize=8.5, color=COLOURS["text"])
+    return figure
+
+
+def gradient_paths() -> Figure:
+    """How far back a gradient has to go: all through, to the adapters in every layer, or to the head alone."""
+    figure, axes = canvas(90, 38)
+    ways = (("full fine-tuning", 26), ("UniAdapter", 14), ("linear probe", 2))
+    for name, y in ways:
+        colour = COLOURS[name]
+        axes.text(1, y + 5, name, va="center", fontsize=10, fontweight="bold")
+        for x, part in ((26, "layer 1"), (42, "layer 2"), (58, "head")):
+            trains = name == "full fine-tuning" or (name == "linear probe" and part == "head")
+            box(axes, x, y + 2.5, 11, 5, part, colour if trains else FROZEN, "white" if trains else "black")
+            if name == "UniAdapter" and part != "head":
+                box(axes, x + 1, y + 8, 9, 2.2, "adapter", colour, "white", 7)
+        axes.text(75, y + 5, "loss", va="center", fontsize=10)
+        for x in (37, 53, 69):
+            arrow(axes, (x, y + 5), (x + 5, y + 5))
+        end = 58 if name == "linear probe" else 26
+        arrow(axes, (75, y + 1), (end + 2, y + 1), colour)
     return figure
