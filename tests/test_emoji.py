@@ -125,3 +125,9 @@ def test_own_pictures_become_the_same_kind_of_data(tmp_path):
     ):
         with pytest.raises(UniAdapterError):
             own_pictures(*bad)
+
+
+def test_a_style_that_does_not_draw_a_concept_says_so():
+    assert "fox" not in emoji.sprites("fxemoji")
+    with pytest.raises(UniAdapterError, match="fxemoji does not draw 'fox'"):
+        emoji.render(emoji.Scene("single", ("fox",), "red", size="big"), "fxemoji")

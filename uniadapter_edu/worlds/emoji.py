@@ -254,6 +254,11 @@ def captions(scene: Scene, wording: str = "source") -> list[str]:
 
 @lru_cache(maxsize=20_000)
 def _resized(style: str, concept: str, size: int) -> PILImage.Image:
+    if concept not in sprites(style):
+        raise UniAdapterError(
+            f"{style} does not draw {concept!r}.",
+            f"Take one of its {len(sprites(style))} concepts, sprites({style!r}), or a style that draws all of them.",
+        )
     return sprites(style)[concept].resize((size, size), PILImage.Resampling.LANCZOS)
 
 
