@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from uniadapter_edu import quickstart as job
@@ -37,7 +37,7 @@ def _study(options: argparse.Namespace) -> int:
     if options.draw:
         print("\nFigures:", ", ".join(map(str, study.draw(options.folder, parts))))
         return 0
-    settings = job.Settings(**{name: getattr(options, name) for name in STUDY_SIZES})
+    settings = replace(study.DEFAULTS, **{name: getattr(options, name) for name in STUDY_SIZES})
     tables = study.study(options.folder, parts, options.seeds, settings)
     return int(any(row.error for rows in tables.values() for row in rows))
 
@@ -99,13 +99,14 @@ def _add_study(commands) -> None:
     parser.add_argument(
         "--draw", action="store_true", help="run nothing; print tables and draw figures of what is there"
     )
-    _add_settings(parser, STUDY_SIZES)
+    _add_settings(parser, STUDY_SIZES, study.DEFAULTS)
 
 
-def _add_settings(parser: argparse.ArgumentParser, names) -> None:
+def _add_settings(parser: argparse.ArgumentParser, names, defaults: job.Settings = job.Settings()) -> None:
     for field in fields(job.Settings):
         if field.name in names:
-            parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
+            default = getattr(defaults, field.name)
+            parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=default)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ from uniadapter_edu.tasks.video_retrieval import VideoRetrievalTask, evaluate_vi
 from uniadapter_edu.training import History, TrainConfig, train
 from uniadapter_edu.worlds import clips, emoji
 
-DEFAULTS = Settings()
 SCORES = "t2i_r1", "i2t_r1"
 FRAMES = 6
 _remembered = lru_cache(maxsize=3)  # the same data sets serve many runs
@@ -62,7 +61,7 @@ class Run:
     rank: int | None = None  # of LoRA
     learning_rate: float | None = None  # the frozen model has none
     momentum: MomentumConfig | None = None
-    settings: Settings = DEFAULTS  # style, sizes, steps, batch and seed; config stands for its bottleneck and scale
+    settings: Settings = Settings()  # style, sizes, steps, batch and seed; config stands for its bottleneck and scale
     world: str = "pictures"  # one of WORLDS
     split: str = "test"  # to be scored on
     budget: float | None = None  # percent of the backbone that the run was to train
@@ -239,7 +238,7 @@ def _circumstances(row: Row) -> tuple:
 
 def summary(rows: Sequence[Row]) -> list[dict]:
     """One dict a cell, which is the runs that differ in the seed alone: line, style, world, budget, learning_rate,
-    batch_size, ``n`` seeds, ``failed`` ones, trainable, percent, and of t2i_r1, i2t_r1 and recovered (of t2i_r1) the
+    batch_size, steps, ``n`` seeds, ``failed`` ones, trainable, percent, and of t2i_r1, i2t_r1 and recovered (of t2i_r1) the
     mean and, as ``…_std``, the standard deviation over seeds. Deviations of one seed, and means of none, are None.
     """
     cells: dict[Run, list[Row]] = {}
@@ -252,7 +251,8 @@ def summary(rows: Sequence[Row]) -> list[dict]:
 def _cell(run: Run, own: list[Row], rows: Sequence[Row]) -> dict:
     good = [row for row in own if not row.error]
     named = {"line": run.line, "style": run.settings.style, "world": run.world, "budget": run.budget}
-    cell = named | {"learning_rate": run.learning_rate, "batch_size": run.settings.batch_size}
+    cell = named | {"learning_rate": run.learning_rate}
+    cell |= {"batch_size": run.settings.batch_size, "steps": run.settings.steps}
     cell |= {"n": len(good), "failed": len(own) - len(good)}
     cell |= {name: getattr(good[0], name) if good else None for name in ("trainable", "percent")}
     for name in SCORES:
@@ -268,8 +268,8 @@ def _mean_and_std(name: str, values: list[float | None]) -> dict:
 
 def table(rows: Sequence[Row]) -> str:
     """The summary as aligned text: recalls in percent, mean ± standard deviation over n seeds."""
-    head = ["", "style", "world", "batch", "trained", "% of", "R@1 t2i", "R@1 i2t", "gain", "n"]
-    unit = ["line", "", "", "", "parameters", "backbone", "%", "%", "recovered %", ""]
+    head = ["", "style", "world", "batch", "steps", "trained", "% of", "R@1 t2i", "R@1 i2t", "gain", "n"]
+    unit = ["line", "", "", "", "", "parameters", "backbone", "%", "%", "recovered %", ""]
     lines = [head, unit] + [_cells(cell) for cell in summary(rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join(
@@ -282,7 +282,8 @@ def _cells(cell: dict) -> list[str]:
     seeds = str(cell["n"]) + (f", {cell['failed']} failed" if cell["failed"] else "")
     size = ["" if cell["n"] == 0 else text for text in (f"{cell['trainable'] or 0:,}", f"{cell['percent'] or 0:.2f}")]
     scores = [_percent(cell[name], cell[f"{name}_std"]) for name in (*SCORES, "recovered")]
-    return [cell["line"], cell["style"], cell["world"], str(cell["batch_size"]), *size, *scores, seeds]
+    sizes = str(cell["batch_size"]), str(cell["steps"])
+    return [cell["line"], cell["style"], cell["world"], *sizes, *size, *scores, seeds]
 
 
 def _percent(mean: float | None, spread: float | None) -> str:

@@ -20,7 +20,7 @@ from uniadapter_edu.accounting import bottleneck_for
 from uniadapter_edu.backbones import load_backbone
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.grid import DEFAULTS, SCORES, Row, Run, recovered, run_grid, table
+from uniadapter_edu.grid import SCORES, Row, Run, recovered, run_grid, summary, table
 from uniadapter_edu.methods import lora_rank_for
 from uniadapter_edu.momentum import MomentumConfig
 from uniadapter_edu.quickstart import Settings
@@ -28,9 +28,13 @@ from uniadapter_edu.worlds import emoji
 
 SEEDS = (0, 1, 2)
 REFERENCES = ("frozen", "linear probe", "full fine-tuning")  # quickstart's methods that have no size to choose
-BUDGETS = (2.2, 3.3, 5, 8, 15)  # trainable parameters, heads included, in percent of the backbone's
+BUDGETS = (2, 3.3, 5, 15)  # trainable parameters, heads included, in percent of the backbone's
 MIDDLE = 5
 VALIDATION_SCENES = 200
+# Twice quickstart's steps: adapters start at zero and need them more than full fine-tuning does.
+DEFAULTS = Settings(steps=240)
+# The main table, ablations and momentum train on half the batch, in half the time: all their runs, references included.
+SHORT = {"batch_size": 32}
 
 # --------------------------------------------------------------------------- the parts of the study
 
@@ -43,8 +47,10 @@ ADAPTERS: dict[str, Callable[..., UniAdapterConfig]] = {
 LINES = ("UniAdapter", "LoRA", "unshared adapters", "adapter per modality")
 EXTENSIONS = 2  # how often a rate beyond is tried where the best one lies at the end of those that were
 RATES = {
-    **{line: (1e-3, 3e-3, 1e-2) for line in (*LINES, "linear probe")},
-    "full fine-tuning": (3e-4, 6e-4, 1e-3, 2e-3),
+    **{line: (1e-3, 2e-3, 4e-3) for line in ADAPTERS},
+    "LoRA": (3e-3, 6e-3, 1.2e-2),
+    "linear probe": (1e-2, 3e-2),
+    "full fine-tuning": (5e-4, 1e-3, 2e-3),
 }
 
 # One choice changed at a time, at the bottleneck of UniAdapter's middle budget; the first is compared with.
@@ -67,12 +73,12 @@ ABLATIONS: dict[str, dict] = {
     "s = 0.1": {"scale": 0.1},
     "s learned, from 0.1": {"scale": "learned"},
 }
-MAIN = tuple(ABLATIONS)[:7]  # these in both styles
 
 # The published decay remembers 200 steps, more than a run of the study has; 0.95 remembers 20.
 MOMENTA = {"no momentum": None, "μ = 0.995": MomentumConfig(), "μ = 0.95": MomentumConfig(decay=0.95)}
-MOMENTUM_BATCHES = (64, 16)
-CLIPS = {"scenes": 500, "batch_size": 32}  # a clip costs as much as its frames
+MOMENTUM_BATCHES = (32, 8)
+STEPS = (0.25, 0.5, 1, 2)
+CLIPS = {"scenes": 500, "batch_size": 16, "steps": 120}  # a clip costs as much as its frames
 
 
 def sized(line: str, percent: float, settings: Settings) -> Run:
@@ -136,19 +142,23 @@ def curve_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, flo
     return reference_runs(settings, seeds, rates) + _seeded(lines, seeds)
 
 
-def ablation_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
-    """`ABLATIONS` in the style of the settings; `MAIN` and the references in the other style, too."""
-    other = next(style for style in emoji.TARGET_STYLES if style != settings.style)
-    default = replace(sized("UniAdapter", MIDDLE, settings), learning_rate=rates["UniAdapter"], budget=None)
+def main_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
+    """Every line at the middle budget, and the references, in both target styles."""
+    settings = replace(settings, **SHORT)
     runs = []
-    for style, names in ((settings.style, tuple(ABLATIONS)), (other, MAIN)):
+    for style in emoji.TARGET_STYLES:
         here = replace(settings, style=style)
-        changed = [
-            replace(default, line=name, config=replace(default.config, **ABLATIONS[name]), settings=here)
-            for name in names
-        ]
-        runs += reference_runs(here, seeds, rates) + _seeded(changed, seeds)
+        lines = [replace(sized(line, MIDDLE, here), learning_rate=rates[line], budget=None) for line in LINES]
+        runs += reference_runs(here, seeds, rates) + _seeded(lines, seeds)
     return runs
+
+
+def ablation_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
+    """`ABLATIONS` and the references, in one style."""
+    settings = replace(settings, **SHORT)
+    default = replace(sized("UniAdapter", MIDDLE, settings), learning_rate=rates["UniAdapter"], budget=None)
+    changed = [replace(default, line=n, config=replace(default.config, **change)) for n, change in ABLATIONS.items()]
+    return reference_runs(settings, seeds, rates) + _seeded(changed, seeds)
 
 
 def momentum_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
@@ -171,6 +181,20 @@ def video_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, flo
     return [replace(run, world=world) for world in ("clips", "clips with distractors") for run in runs]
 
 
+def steps_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
+    """UniAdapter at the middle budget and the references, for a quarter of the steps to twice as many.
+
+    The frozen model is scored once more for each, as it is what the gain of runs with as many steps starts from.
+    """
+    runs = []
+    for factor in STEPS:
+        here = replace(settings, steps=round(factor * settings.steps))
+        ours = replace(sized("UniAdapter", MIDDLE, here), learning_rate=rates["UniAdapter"], budget=None)
+        runs += [run for run in reference_runs(here, seeds, rates) if run.method != "linear probe"]
+        runs += _seeded([ours], seeds)
+    return runs
+
+
 def reference_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
     """The frozen model, which no seed changes, and the trained references."""
     runs = [Run(method, method, learning_rate=rates.get(method), settings=settings) for method in REFERENCES]
@@ -181,7 +205,14 @@ def _seeded(runs: Iterable[Run], seeds: Sequence[int]) -> list[Run]:
     return [replace(run, settings=replace(run.settings, seed=seed)) for run in runs for seed in seeds]
 
 
-PARTS = {"curve": curve_runs, "ablation": ablation_runs, "momentum": momentum_runs, "video": video_runs}
+PARTS = {
+    "curve": curve_runs,
+    "main": main_runs,
+    "ablation": ablation_runs,
+    "momentum": momentum_runs,
+    "video": video_runs,
+    "steps": steps_runs,
+}
 ALL_PARTS = ("lr", *PARTS)
 
 
@@ -261,31 +292,44 @@ def _curve_figures(rows: Sequence[Row]) -> dict:
     return {"curve": viz.recovery_curve(lines, probe=statistics.mean(probe) if probe else None)} if lines else {}
 
 
+def _main_figures(rows: Sequence[Row]) -> dict:
+    return _chart("main", rows, lambda run: f"{run.settings.style}: {run.line}")
+
+
 def _ablation_figures(rows: Sequence[Row]) -> dict:
-    figures = {}
-    for style in dict.fromkeys(row.run.settings.style for row in rows):
-        here = [row for row in rows if row.run.settings.style == style and row.run.line in ABLATIONS and not row.error]
-        points = [_point(row, rows) | {"choice": row.run.line} for row in here]
-        figures[f"ablation-{style}"] = viz.ablation_chart(points, reference=next(iter(ABLATIONS)), title=style)
-    return figures
+    rows = [row for row in rows if row.run.line in ABLATIONS]
+    return _chart("ablation", rows, lambda run: run.line, next(iter(ABLATIONS)))
 
 
 def _momentum_figures(rows: Sequence[Row]) -> dict:
-    good = [row for row in rows if not row.error]
-    points = [_point(row, rows) | {"choice": f"batch {row.run.settings.batch_size}, {row.run.line}"} for row in good]
-    return {"momentum": viz.ablation_chart(points)} if points else {}
+    return _chart("momentum", rows, lambda run: f"batch {run.settings.batch_size}, {run.line}")
 
 
 def _video_figures(rows: Sequence[Row]) -> dict:
-    points = [_point(row, rows) | {"choice": f"{row.run.world}: {row.run.line}"} for row in rows if not row.error]
-    return {"video": viz.ablation_chart(points)} if points else {}
+    return _chart("video", rows, lambda run: f"{run.world}: {run.line}")
+
+
+def _chart(name: str, rows: Sequence[Row], called: Callable[[Run], str], reference: str | None = None) -> dict:
+    points = [_point(row, rows) | {"choice": called(row.run)} for row in rows if not row.error]
+    return {name: viz.ablation_chart(points, reference)} if points else {}
+
+
+def _steps_figures(rows: Sequence[Row]) -> dict:
+    lines = {}
+    for cell in (cell for cell in summary(rows) if cell["line"] != "frozen" and cell["n"]):
+        steps, scores = lines.setdefault(cell["line"], ([], []))
+        steps.append(cell["steps"])
+        scores.append(100 * cell["t2i_r1"])
+    return {"steps": viz.curves(lines, "steps", "right picture first, % of queries")} if lines else {}
 
 
 FIGURES = {
     "curve": _curve_figures,
+    "main": _main_figures,
     "ablation": _ablation_figures,
     "momentum": _momentum_figures,
     "video": _video_figures,
+    "steps": _steps_figures,
 }
 
 
