@@ -9,6 +9,7 @@ from uniadapter_edu import quickstart as job
 from uniadapter_edu import study
 from uniadapter_edu.errors import UniAdapterError
 
+QUICKSTART = job.Settings()
 STUDY_SIZES = ("scenes", "gallery", "steps", "batch_size")  # what of quickstart's settings the study lets you change
 
 
@@ -102,7 +103,7 @@ def _add_study(commands) -> None:
     _add_settings(parser, STUDY_SIZES, study.DEFAULTS)
 
 
-def _add_settings(parser: argparse.ArgumentParser, names, defaults: job.Settings = job.Settings()) -> None:
+def _add_settings(parser: argparse.ArgumentParser, names, defaults: job.Settings = QUICKSTART) -> None:
     for field in fields(job.Settings):
         if field.name in names:
             default = getattr(defaults, field.name)

@@ -37,6 +37,7 @@ from uniadapter_edu.tasks.video_retrieval import VideoRetrievalTask, evaluate_vi
 from uniadapter_edu.training import History, TrainConfig, train
 from uniadapter_edu.worlds import clips, emoji
 
+DEFAULTS = Settings()
 SCORES = "t2i_r1", "i2t_r1"
 FRAMES = 6
 _remembered = lru_cache(maxsize=3)  # the same data sets serve many runs
@@ -61,7 +62,7 @@ class Run:
     rank: int | None = None  # of LoRA
     learning_rate: float | None = None  # the frozen model has none
     momentum: MomentumConfig | None = None
-    settings: Settings = Settings()  # style, sizes, steps, batch and seed; config stands for its bottleneck and scale
+    settings: Settings = DEFAULTS  # style, sizes, steps, batch and seed; config stands for its bottleneck and scale
     world: str = "pictures"  # one of WORLDS
     split: str = "test"  # to be scored on
     budget: float | None = None  # percent of the backbone that the run was to train
