@@ -1,5 +1,7 @@
 """Exercises: each check accepts the right answer, leaves dots open, and names the mistake in a wrong one."""
 
+from statistics import mean
+
 import pytest
 import torch
 from torch import nn
@@ -94,7 +96,20 @@ def freeze_biases_too(model):
         module.weight.requires_grad_(isinstance(module, nn.LayerNorm))
 
 
+def best_of_validation(tried):
+    return max(tried, key=lambda rate: tried[rate][0])
+
+
+def gain(scores, frozen, full):
+    return (mean(scores) - mean(frozen)) / (mean(full) - mean(frozen))
+
+
+VERDICTS = {"first": "A", "second": "open", "third": "open"}
+
 RIGHT = [
+    (checks.gain_recovered, (gain,)),
+    (checks.chosen_rate, (best_of_validation,)),
+    (checks.what_can_be_said, (VERDICTS,)),
     (checks.training_bytes, (lambda n: 12 * n,)),
     (checks.only_layernorms, (freeze_by_class,)),
     (checks.target_caption, ("Emerald canvas, tiny fox",)),
@@ -112,6 +127,9 @@ RIGHT = [
     (checks.same_first_step, (0.12, 0.1, 3e-3, 4.0)),
 ]
 OPEN = [
+    (checks.gain_recovered, (lambda scores, frozen, full: ...,)),
+    (checks.chosen_rate, (lambda tried: ...,)),
+    (checks.what_can_be_said, (VERDICTS | {"third": ...},)),
     (checks.training_bytes, (lambda n: ...,)),
     (checks.only_layernorms, (lambda model: ...,)),
     (checks.target_caption, (...,)),
@@ -129,6 +147,31 @@ OPEN = [
     (checks.same_first_step, (..., 0.1, 3e-3, 4.0)),
 ]
 WRONG = [
+    (checks.gain_recovered, (lambda s, frozen, full: mean(s) / mean(full),), "learned nothing would get a share"),
+    (checks.gain_recovered, (lambda s, frozen, full: 100 * gain(s, frozen, full),), "not percent"),
+    (checks.gain_recovered, (lambda s, frozen, full: mean(s) / (mean(full) - mean(frozen)),), "score minus frozen"),
+    (checks.gain_recovered, (lambda s, frozen, full: mean(s) - mean(frozen),), "gain itself"),
+    (checks.gain_recovered, (lambda s, frozen, full: gain([max(s)], frozen, full),), "not the best of them"),
+    (checks.gain_recovered, (lambda s, frozen, full: gain(s[:1], frozen, full),), "not the first of them"),
+    (
+        checks.gain_recovered,
+        (lambda s, frozen, full: gain(s, frozen, full[:1]),),
+        "full fine-tuning's scores, not the first",
+    ),
+    (
+        checks.gain_recovered,
+        (lambda s, frozen, full: gain(s, frozen, [max(full)]),),
+        "full fine-tuning's scores, not the best",
+    ),
+    (checks.gain_recovered, (lambda s, frozen, full: 0.1,), "expected 0.667"),
+    (checks.chosen_rate, (lambda tried: max(tried, key=lambda rate: tried[rate][1]),), "best test score"),
+    (checks.chosen_rate, (lambda tried: max(tried),), "largest rate"),
+    (checks.chosen_rate, (lambda tried: max(val for val, _ in tried.values()),), "not its score"),
+    (checks.chosen_rate, (lambda tried: max(tried, key=lambda rate: sum(tried[rate])),), "best on both together"),
+    (checks.what_can_be_said, (VERDICTS | {"first": "open"},), "the first is not 'open': the means differ by 10"),
+    (checks.what_can_be_said, (VERDICTS | {"second": "A"},), "another seed could turn it round"),
+    (checks.what_can_be_said, (VERDICTS | {"third": "A"},), "no spread"),
+    (checks.what_can_be_said, ({"first": "A"},), "expected verdicts for"),
     (checks.training_bytes, (lambda n: 3 * n,), "takes 4 bytes"),
     (checks.training_bytes, (lambda n: 4 * n,), "gradient alone"),
     (checks.training_bytes, (lambda n: 8 * n,), "one of Adam's two moments short"),

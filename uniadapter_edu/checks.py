@@ -277,6 +277,60 @@ def shared_gradient(gradient) -> None:
     _right("The cross branch is silent for this token, and leaves the gradient to the other two.")
 
 
+# --------------------------------------------------------------------------------------------- 10, compare and ablate
+
+
+def gain_recovered(recovered: Callable[[list, list, list], float]) -> None:
+    """``recovered(scores, frozen, full)``: lists with a score a seed -> the share of the gain, of the means."""
+    scores, frozen, full = [50.0, 70.0], [20.0], [70.0, 80.0, 90.0]
+    if _open(given := recovered(scores, frozen, full)):
+        return
+    mistakes = {
+        60 / 80: "that is the score over full fine-tuning's; a model that learned nothing would get a share, too",
+        40 / 60 * 100: "give a share of 1, not percent",
+        60
+        / 60: "that leaves the frozen model's score in the numerator: below the line stands full minus frozen, above it score minus frozen",
+        40.0: "that is the gain itself; divide it by full fine-tuning's",
+        50 / 60: "the mean of the scores, not the best of them",
+        30 / 60: "the mean of the scores, not the first of them",
+        40 / 50: "the mean of full fine-tuning's scores, not the first of them",
+        40 / 70: "the mean of full fine-tuning's scores, not the best of them",
+    }
+    why = next((why for wrong, why in mistakes.items() if abs(given - wrong) < 1e-6), f"expected {40 / 60:.3f}")
+    assert abs(given - 40 / 60) < 1e-6, f"recovered is {given:.3f}: {why}."
+    _right("(60 - 20) / (80 - 20): two thirds of what can be had.")
+
+
+def chosen_rate(choose: Callable[[dict], float]) -> None:
+    """``choose(tried)``: learning rate -> (validation score, test score); the rate to train with."""
+    tried = {1e-3: (0.66, 0.69), 3e-3: (0.68, 0.64), 1e-2: (0.52, 0.70), 3e-2: (0.10, 0.12)}
+    if _open(given := choose(tried)):
+        return
+    mistakes = {
+        1e-2: "it has the best test score, and the test scenes must not take part in any choice",
+        3e-2: "that is the largest rate, not the best",
+        0.68: "give the learning rate, not its score",
+        1e-3: "that is best on both together; the test scenes must not take part in any choice",
+    }
+    assert given == 3e-3, f"{given} is not the rate: {mistakes.get(given, 'take the best on validation scenes')}."
+    _right("Its test score is not the best, and that is as it should be: nobody looked.")
+
+
+def what_can_be_said(verdicts: dict[str, str]) -> None:
+    """For A against B with three scores each: "A", "B" or "open", by the notebook's rule."""
+    if _open(verdicts) or any(_open(verdict) for verdict in verdicts.values()):
+        return
+    pairs = {
+        "first": ("A", "the means differ by 10, the deviations are 1"),
+        "second": ("open", "the means differ by 2, and the deviations are 5: another seed could turn it round"),
+        "third": ("open", "one seed each: there is no spread, so nothing to compare the difference with"),
+    }
+    assert set(verdicts) == set(pairs), f"expected verdicts for {', '.join(pairs)}."
+    for name, (right, why) in pairs.items():
+        assert verdicts[name] == right, f"the {name} is not {verdicts[name]!r}: {why}."
+    _right("An open question is a result, too: it says what more seeds would have to settle.")
+
+
 # --------------------------------------------------------------------------------------------------- shared by all checks
 
 
