@@ -36,7 +36,10 @@ def _quickstart(options: argparse.Namespace) -> int:
 def _study(options: argparse.Namespace) -> int:
     parts = study.ALL_PARTS if "all" in options.part else tuple(options.part)
     if options.draw:
-        print("\nFigures:", ", ".join(map(str, study.draw(options.folder, parts))))
+        print("\nFigures:", ", ".join(map(str, figures := study.draw(options.folder, parts))))
+        if options.record:
+            card = study.record(options.folder, figures)
+            print(f"Recorded in {card.parent}; run `python -m uniadapter_edu._files data` before committing it.")
         return 0
     settings = replace(study.DEFAULTS, **{name: getattr(options, name) for name in STUDY_SIZES})
     tables = study.study(options.folder, parts, options.seeds, settings)
@@ -99,6 +102,9 @@ def _add_study(commands) -> None:
     )
     parser.add_argument(
         "--draw", action="store_true", help="run nothing; print tables and draw figures of what is there"
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="with --draw: make this study the one that ships with the package"
     )
     _add_settings(parser, STUDY_SIZES, study.DEFAULTS)
 

@@ -9,13 +9,17 @@ ever after; everything else is scored on the test split.
 """
 
 import json
+import shutil
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from uniadapter_edu import viz
 from uniadapter_edu._atomic import write_together
+from uniadapter_edu._files import data_path
 from uniadapter_edu.accounting import bottleneck_for
 from uniadapter_edu.backbones import load_backbone
 from uniadapter_edu.config import UniAdapterConfig
@@ -26,6 +30,7 @@ from uniadapter_edu.momentum import MomentumConfig
 from uniadapter_edu.quickstart import Settings
 from uniadapter_edu.worlds import emoji
 
+SHIPPED = "study"  # the folder below data/
 SEEDS = (0, 1, 2)
 REFERENCES = ("frozen", "linear probe", "full fine-tuning")  # quickstart's methods that have no size to choose
 BUDGETS = (2, 3.3, 5, 15)  # trainable parameters, heads included, in percent of the backbone's
@@ -33,8 +38,8 @@ MIDDLE = 5
 VALIDATION_SCENES = 200
 # Twice quickstart's steps: adapters start at zero and need them more than full fine-tuning does.
 DEFAULTS = Settings(steps=240)
-# The main table, ablations and momentum train on half the batch, in half the time: all their runs, references included.
-SHORT = {"batch_size": 32}
+# The main table, ablations and momentum take a third of the curve's time: all their runs do, references included.
+SHORT = {"batch_size": 32, "steps": 160}
 
 # --------------------------------------------------------------------------- the parts of the study
 
@@ -61,7 +66,6 @@ ABLATIONS: dict[str, dict] = {
     "share: down and up": {"share": "all", "cross_reuses_text_up": False},
     "no query residual": {"query_residual": False},
     "text up not reused": {"cross_reuses_text_up": False},
-    "an adapter per modality": {"share": "none", "cross_reuses_text_up": False, "query_residual": False},
     "no vision branch": {"modalities": ("text", "cross")},
     "no text branch": {"modalities": ("vision", "cross")},
     "no cross branch": {"modalities": ("vision", "text")},
@@ -144,8 +148,7 @@ def curve_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, flo
 
 def main_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
     """Every line at the middle budget, and the references, in both target styles."""
-    settings = replace(settings, **SHORT)
-    runs = []
+    settings, runs = replace(settings, **SHORT), []
     for style in emoji.TARGET_STYLES:
         here = replace(settings, style=style)
         lines = [replace(sized(line, MIDDLE, here), learning_rate=rates[line], budget=None) for line in LINES]
@@ -274,62 +277,76 @@ def report(part: str, rows: Sequence[Row]) -> None:
 def draw(folder: str | Path, parts: Sequence[str] = ALL_PARTS) -> list[Path]:
     """Print the tables of the parts that are there, and draw figures into ``folder``; returns the figures' paths."""
     folder, tables = Path(folder), read_study(folder)
-    figures = {}
+    drawn = {}
     for part, rows in tables.items():
         if part in parts:
             report(part, rows)
-            figures |= FIGURES.get(part, lambda rows: {})(rows)
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=150)
-    return [folder / f"{name}.png" for name in figures]
+            drawn |= {f"{part}.png": figure} if (figure := figure_of(part, rows)) else {}
+    for name, figure in drawn.items():
+        figure.savefig(folder / name, dpi=150)
+    return [folder / name for name in drawn]
 
 
-def _curve_figures(rows: Sequence[Row]) -> dict:
+def figure_of(part: str, rows: Sequence[Row]) -> Figure | None:
+    """A part of the study as a figure; None where its rows give nothing to draw, as those of part "lr"."""
+    good = [row for row in rows if not row.error]
+    return FIGURES[part](good) if good and part in FIGURES else None
+
+
+def record(folder: str | Path, figures: Iterable[Path]) -> Path:
+    """Make the study in ``folder`` the one that ships with the package: its rows, its figures, and the tables in its card.
+
+    Returns the card, whose text between the tables is written by hand.
+    """
+    shipped, tables = data_path() / SHIPPED, read_study(folder)
+    shipped.mkdir(exist_ok=True)
+    for path in (*(Path(folder) / f"{part}.json" for part in tables), *figures):
+        shutil.copy(path, shipped)
+    card = shipped / "README.md"
+    card.write_text(with_tables(card.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    return card
+
+
+def with_tables(text: str, tables: Mapping[str, Sequence[Row]]) -> str:
+    """``text`` with the block behind each ``<!-- table PART -->`` replaced by that part's table."""
+    for part, rows in tables.items():
+        before, mark, after = text.partition(f"<!-- table {part} -->\n```\n")
+        text = before + mark + (f"{table(rows)}\n```" + after.partition("```")[2] if mark else "")
+    return text
+
+
+def _curve_figure(rows: Sequence[Row]) -> Figure:
     points = [_point(row, rows) | {"line": row.run.line} for row in rows if row.run.method != "frozen"]
     points = [point for point in points if point["recovered"] is not None]
-    lines = [point for point in points if point["budget"]]
     probe = [point["recovered"] for point in points if point["line"] == "linear probe"]
-    return {"curve": viz.recovery_curve(lines, probe=statistics.mean(probe) if probe else None)} if lines else {}
+    return viz.recovery_curve([p for p in points if p["budget"]], statistics.mean(probe) if probe else None)
 
 
-def _main_figures(rows: Sequence[Row]) -> dict:
-    return _chart("main", rows, lambda run: f"{run.settings.style}: {run.line}")
-
-
-def _ablation_figures(rows: Sequence[Row]) -> dict:
+def _ablation_figure(rows: Sequence[Row]) -> Figure:
     rows = [row for row in rows if row.run.line in ABLATIONS]
-    return _chart("ablation", rows, lambda run: run.line, next(iter(ABLATIONS)))
+    return _chart(rows, lambda run: run.line, next(iter(ABLATIONS)))
 
 
-def _momentum_figures(rows: Sequence[Row]) -> dict:
-    return _chart("momentum", rows, lambda run: f"batch {run.settings.batch_size}, {run.line}")
+def _chart(rows: Sequence[Row], called: Callable[[Run], str], reference: str | None = None) -> Figure:
+    return viz.ablation_chart([_point(row, rows) | {"choice": called(row.run)} for row in rows], reference)
 
 
-def _video_figures(rows: Sequence[Row]) -> dict:
-    return _chart("video", rows, lambda run: f"{run.world}: {run.line}")
-
-
-def _chart(name: str, rows: Sequence[Row], called: Callable[[Run], str], reference: str | None = None) -> dict:
-    points = [_point(row, rows) | {"choice": called(row.run)} for row in rows if not row.error]
-    return {name: viz.ablation_chart(points, reference)} if points else {}
-
-
-def _steps_figures(rows: Sequence[Row]) -> dict:
+def _steps_figure(rows: Sequence[Row]) -> Figure:
     lines = {}
-    for cell in (cell for cell in summary(rows) if cell["line"] != "frozen" and cell["n"]):
+    for cell in (cell for cell in summary(rows) if cell["line"] != "frozen"):
         steps, scores = lines.setdefault(cell["line"], ([], []))
         steps.append(cell["steps"])
         scores.append(100 * cell["t2i_r1"])
-    return {"steps": viz.curves(lines, "steps", "right picture first, % of queries")} if lines else {}
+    return viz.curves(lines, "steps", "right picture first, % of queries")
 
 
-FIGURES = {
-    "curve": _curve_figures,
-    "main": _main_figures,
-    "ablation": _ablation_figures,
-    "momentum": _momentum_figures,
-    "video": _video_figures,
-    "steps": _steps_figures,
+FIGURES: dict[str, Callable[[Sequence[Row]], Figure]] = {
+    "curve": _curve_figure,
+    "main": lambda rows: _chart(rows, lambda run: f"{run.settings.style}: {run.line}"),
+    "ablation": _ablation_figure,
+    "momentum": lambda rows: _chart(rows, lambda run: f"batch {run.settings.batch_size}, {run.line}"),
+    "video": lambda rows: _chart(rows, lambda run: f"{run.world}: {run.line}"),
+    "steps": _steps_figure,
 }
 
 
