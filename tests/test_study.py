@@ -271,7 +271,8 @@ def test_the_chosen_rates_are_used_in_every_part(pretended, tmp_path):
     tried = {run.learning_rate for run in lr if run.method == "full fine-tuning"}
     assert tried == {5e-4, 1e-3, 2e-3, 6e-3}  # 2e-3, the best and first the largest, is then between others
     chosen = {"frozen": None, "linear probe": 3e-3, "LoRA": 0.1}
-    assert all(run.learning_rate == chosen.get(run.method, 2e-3) for run in rest)
+    usual = [run for run in rest if run.settings.batch_size == SMALL.batch_size]
+    assert usual and all(run.learning_rate == chosen.get(run.method, 2e-3) for run in usual)
     assert json.loads((tmp_path / "curve.json").read_text())["learning_rates"]["full fine-tuning"] == 2e-3
     assert len(pretended) == len({run.key("") for run in lr + rest}), "a run that two parts share ran twice"
 
@@ -304,14 +305,23 @@ def test_ablations_change_one_choice_at_an_equal_bottleneck(tiny):
     for run in ours:
         changed = {n for n, v in run.config.to_dict().items() if v != default.to_dict()[n]}
         assert changed == set(study.ABLATIONS[run.line])
-    assert [run.method for run in runs if run.method in study.REFERENCES] == list(study.REFERENCES)
+    assert [run.method for run in runs if run.method in study.REFERENCES] == ["frozen", "full fine-tuning"]
 
 
-def test_the_main_table_has_every_line_and_reference_in_both_styles(tiny):
-    runs = study.main_runs(SMALL, (0, 1), dict.fromkeys(study.RATES, 1e-3))
+def test_the_main_table_has_both_styles_and_repeats_nothing_of_the_curve(tiny):
+    rates = dict.fromkeys(study.RATES, 1e-3)
+    runs, curve = study.main_runs(SMALL, (0, 1), rates), study.curve_runs(SMALL, (0, 1), rates)
     for style in ("twemoji", "fluent-line"):
         lines = [run.line for run in runs if run.settings.style == style]
-        assert sorted(lines) == sorted(["frozen", *2 * study.LINES, *2 * study.REFERENCES[1:]])
+        assert sorted(lines) == sorted(["frozen", *2 * study.MAIN, *2 * study.REFERENCES[1:]])
+    assert {run.key("") for run in runs if run.settings.style == "twemoji"} <= {run.key("") for run in curve}
+
+
+def test_the_learning_rate_shrinks_with_the_root_of_the_batch():
+    run = Run("ours", config=ADAPTERS, learning_rate=4e-3, settings=replace(SMALL, batch_size=16))
+    assert study.for_its_batch(run).learning_rate == 2e-3
+    assert study.for_its_batch(replace(run, settings=study.DEFAULTS)).learning_rate == 4e-3
+    assert study.for_its_batch(replace(run, learning_rate=None)).learning_rate is None
 
 
 def test_each_number_of_steps_has_references_of_its_own(tiny):
