@@ -21,7 +21,7 @@ from uniadapter_edu.backbones import load_backbone, load_processor
 from uniadapter_edu.checkpoint import load_adapters, save_adapters
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.grid import Row, Run, recovered, run_grid, summary
+from uniadapter_edu.grid import Row, Run, differences, recovered, run_grid, summary
 from uniadapter_edu.insertion import (
     adapters_disabled,
     encode_video,
@@ -50,7 +50,7 @@ __all__ = [  # noqa: RUF022 (in the order in which the course meets them)
     "UniAdapterConfig", "UniAdapter", "insert_adapters", "adapters_disabled", "remove_adapters",
     "train", "TrainConfig", "History", "lora", "lora_rank_for", "PeakMemory", "size_on_disk",
     "save_adapters", "load_adapters", "set_adapter",
-    "bottleneck_for", "MomentumConfig", "MomentumRetrievalTask", "Run", "Row", "run_grid", "summary", "recovered",
+    "bottleneck_for", "MomentumConfig", "MomentumRetrievalTask", "Run", "Row", "run_grid", "summary", "recovered", "differences",
     "clips", "VideoRetrievalTask", "evaluate_video_retrieval", "search_clips",
     "encode_video", "frame_weights", "folded_texts",
     "data_path", "verify_checksums", "UniAdapterError",

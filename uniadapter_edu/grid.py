@@ -267,6 +267,21 @@ def _mean_and_std(name: str, values: list[float | None]) -> dict:
     return {name: statistics.mean(known) if known else None, f"{name}_std": spread}
 
 
+def differences(rows: Sequence[Row], reference: str, score: str = "t2i_r1") -> dict[str, list[float]]:
+    """line -> how much higher its score is than the reference line's, one number for each seed that both have.
+
+    Runs of one seed see the same scenes, batches and captions, and good and bad luck with these is common to both. So
+    their difference varies less than either, and says more with three seeds than two means and two deviations do.
+    ``rows``: one part of a study, in which a line has one run a seed. Failed runs are left out.
+    """
+    scores: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if not row.error:
+            scores.setdefault(row.run.line, {})[row.run.settings.seed] = getattr(row.metrics, score)
+    base = scores.pop(reference)
+    return {line: [own[seed] - base[seed] for seed in own if seed in base] for line, own in scores.items()}
+
+
 def table(rows: Sequence[Row]) -> str:
     """The summary as aligned text: recalls in percent, mean ± standard deviation over n seeds."""
     head = ["", "style", "world", "batch", "steps", "trained", "% of", "R@1 t2i", "R@1 i2t", "gain", "n"]

@@ -81,7 +81,7 @@ ABLATIONS: dict[str, dict] = {
 # The published decay remembers 200 steps, more than a run of the study has; 0.95 remembers 20.
 MOMENTA = {"no momentum": None, "μ = 0.995": MomentumConfig(), "μ = 0.95": MomentumConfig(decay=0.95)}
 MOMENTUM_BATCHES = (32, 8)
-STEPS = (0.25, 0.5, 1, 2)
+STEPS = (0.5, 1, 2)
 CLIPS = {"scenes": 500, "batch_size": 16, "steps": 120}  # a clip costs as much as its frames
 
 
@@ -190,15 +190,14 @@ def video_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, flo
 def for_its_batch(run: Run) -> Run:
     """The run with its learning rate, which was chosen at the default batch size, scaled by the root of its own over that.
 
-    The noise in a gradient of B examples shrinks like 1/sqrt(B), and Adam's steps are as long however noisy they are. At
-    4e-3, a batch of 32 reached less than one of 64 with half as many steps.
+    The noise in a gradient of B examples shrinks like 1/sqrt(B), and Adam's steps are as long however noisy they are.
     """
     factor = math.sqrt(run.settings.batch_size / DEFAULTS.batch_size)
     return replace(run, learning_rate=run.learning_rate and float(f"{factor * run.learning_rate:.2g}"))
 
 
 def steps_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
-    """UniAdapter at the middle budget and the references, for a quarter of the steps to twice as many.
+    """UniAdapter at the middle budget and the references, for half the steps to twice as many.
 
     The frozen model is scored once more for each, as it is what the gain of runs with as many steps starts from.
     """
