@@ -321,8 +321,8 @@ def what_can_be_said(verdicts: dict[str, str]) -> None:
     if _open(verdicts) or any(_open(verdict) for verdict in verdicts.values()):
         return
     pairs = {
-        "first": ("A", "the means differ by 10, the deviations are 1"),
-        "second": ("open", "the means differ by 2, and the deviations are 5: another seed could turn it round"),
+        "first": ("A", "with every seed, A is 10 above B"),
+        "second": ("open", "the differences are -6, 5 and 7: another seed could turn their mean round"),
         "third": ("open", "one seed each: there is no spread, so nothing to compare the difference with"),
     }
     assert set(verdicts) == set(pairs), f"expected verdicts for {', '.join(pairs)}."
