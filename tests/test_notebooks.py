@@ -37,6 +37,25 @@ BROKEN = [
     (MODEL, "adapter.py", "if identity or branch", "if branch"),
     # the scale is forgotten
     (MODEL, "adapter.py", 'return self.scale * self._up("vision")', 'return self._up("vision")'),
+    # a picture's feature is taken from its first patch, not from [CLS]
+    ("01_meet_blip", "tasks/retrieval.py", "model.vision_proj(tokens[:, 0])", "model.vision_proj(tokens[:, 1])"),
+    # the second stage orders by how much the matching head says no
+    ("01_meet_blip", "tasks/retrieval.py", "attention_mask[None], w)[0, :, 1]", "attention_mask[None], w)[0, :, 0]"),
+    # freezing forgets the biases
+    (
+        "02_freeze_the_backbone",
+        "insertion.py",
+        "if parameter not in own:",
+        "if parameter not in own and parameter.ndim > 1:",
+    ),
+    # the query residual reads c, what is behind cross-attention, and not a
+    ("05_cross_modal_adapters", "insertion.py", "f = f + layer.text(a)", "f = f + layer.text(inner)"),
+    # the cross branch reads a, and never sees what was found in the picture
+    ("05_cross_modal_adapters", "insertion.py", "f = f + layer.cross(inner)", "f = f + layer.cross(a)"),
+    # the cross branch does not reuse the text up-projection
+    ("05_cross_modal_adapters", "adapter.py", 'delta = delta + self._up("text")(z)', "pass"),
+    # every branch has a down-projection of its own
+    ("06_weight_sharing", "adapter.py", 'config.share in ("down", "all"),', 'config.share == "all",'),
 ]
 
 # ------------------------------------------------------------------------------------------------------------- running
