@@ -241,6 +241,68 @@ WRONG = [
 ]
 
 
+# 11, a real BLIP, and A, the paper and its code
+
+
+def clean(text, words=30, marks='.!"()*#:;~', gap=" "):
+    kept = "".join(gap if c in marks else c for c in text.lower())
+    return " ".join(kept.split()[:words])
+
+
+def by_parts(name):
+    return "adapter" in name and not any(part.endswith("_m") for part in name.split("."))
+
+
+RIGHT += [
+    (checks.image_tokens, (lambda size, patch: (size // patch) ** 2 + 1,)),
+    (checks.caption_cleaner, (clean,)),
+    (checks.chance, (lambda n, k: (1 / n, 1 / n),)),
+    (checks.trainable_by_name, (by_parts,)),
+    (checks.frozen_by_accident, (lambda D, layers: 2 * D * layers,)),
+    (checks.decay_applied_twice, (0.995 * 0.995,)),
+]
+OPEN += [
+    (checks.image_tokens, (lambda size, patch: ...,)),
+    (checks.caption_cleaner, (lambda text: ...,)),
+    (checks.chance, (lambda n, k: ...,)),
+    (checks.trainable_by_name, (lambda name: ...,)),
+    (checks.frozen_by_accident, (lambda D, layers: ...,)),
+    (checks.decay_applied_twice, (...,)),
+]
+WRONG += [
+    (checks.image_tokens, (lambda size, patch: (size // patch) ** 2,), "one more token"),
+    (checks.image_tokens, (lambda size, patch: size // patch + 1,), "one row of patches"),
+    (checks.image_tokens, (lambda size, patch: size**2 + 1,), "counts pixels"),
+    (checks.image_tokens, (lambda size, patch: 37,), "expected 577"),
+    (checks.caption_cleaner, (lambda text: " ".join(text.split()),), "lower case"),
+    (checks.caption_cleaner, (lambda text: clean(text, marks=""),), "full stop"),
+    (checks.caption_cleaner, (lambda text: clean(text, marks="."),), "all of"),
+    (checks.caption_cleaner, (lambda text: clean(text, gap=""),), "two words become one"),
+    (checks.caption_cleaner, (lambda text: clean(text, marks='.!"()*#:;~,'),), "commas stay"),
+    (checks.caption_cleaner, (lambda text: clean(text, words=40),), "at most 30"),
+    (checks.chance, (lambda n, k: (1 / n, k / n),), "one in as many as there are pictures"),
+    (checks.chance, (lambda n, k: (1 / n, 1 / n / k),), "every caption of the picture"),
+    (checks.chance, (lambda n, k: (1 / n / k, 1 / n),), "holds pictures"),
+    (checks.chance, (lambda n, k: (0.5, 0.5),), "how many of the gallery"),
+    (
+        checks.trainable_by_name,
+        (lambda name: "adapter" in name and "_m" not in name,),
+        "norm_cross_modal.weight belongs",
+    ),
+    (checks.trainable_by_name, (lambda name: "adapter" in name,), "adapters_m.0.down_proj.weight should stay"),
+    (checks.trainable_by_name, (lambda name: "_m." not in name,), "visual_encoder.blocks.0.norm1.weight should stay"),
+    (checks.frozen_by_accident, (lambda D, layers: D * layers,), "a weight and a bias"),
+    (checks.frozen_by_accident, (lambda D, layers: 2 * D,), "in every layer"),
+    (checks.frozen_by_accident, (lambda D, layers: 4 * D * layers,), "LN_in has no"),
+    (checks.frozen_by_accident, (lambda D, layers: 1,), "expected 600"),
+    (checks.decay_applied_twice, (0.995,), "one move"),
+    (checks.decay_applied_twice, (0.99,), "shares of what is left multiply"),
+    (checks.decay_applied_twice, (0.995**0.5,), "the inverse"),
+    (checks.decay_applied_twice, (1 - 0.005**2,), "not those that are taken over"),
+    (checks.decay_applied_twice, (0.5,), "multiply what each move keeps"),
+]
+
+
 @pytest.mark.parametrize(("check", "answer"), RIGHT)
 def test_the_right_answer_is_accepted(check, answer, capsys):
     check(*answer)

@@ -44,6 +44,14 @@ def test_what_is_shared_is_drawn_once_and_black():
     assert len(places) == 6 + 4 + 4 + 2
 
 
+def test_the_presets_differ_in_what_starts_at_zero_and_in_a_layernorm():
+    figure = diagrams.starts()
+    maps = [patch for patch in figure.axes[0].patches if type(patch) is Polygon]
+    hollow = [mcolors.to_hex(patch.get_facecolor()) == "#ffffff" for patch in maps]
+    assert hollow == [True, True, True, False, True, False]  # vision, text, cross: of paper(), then of official()
+    assert [text.get_text() for text in figure.axes[0].texts].count("LN$_x$") == 1
+
+
 def test_the_multimodal_layer_names_what_each_branch_reads():
     found = words(diagrams.multimodal())
     assert {"$A_{text}(a)$", "$A_{cross}(c)$", "$a$", "$c$", "LN($a$ + CrossAttn($a, e$))"} <= found

@@ -23,6 +23,8 @@ HANG = 1200  # seconds; a notebook takes about a minute
 LARGEST_PEAK = 2000  # MB, what Binder gives
 LARGEST_PICTURE = 60_000  # bytes
 MODEL = "03_one_bottleneck_adapter"  # a notebook that the tests of make.py itself take apart
+PUBLISHED = "A_paper_and_code"
+REAL = "11_a_real_blip"
 
 spec = importlib.util.spec_from_file_location("make", ROOT / "notebooks" / "make.py")
 make = importlib.util.module_from_spec(spec)
@@ -56,6 +58,18 @@ BROKEN = [
     ("05_cross_modal_adapters", "adapter.py", 'delta = delta + self._up("text")(z)', "pass"),
     # every branch has a down-projection of its own
     ("06_weight_sharing", "adapter.py", 'config.share in ("down", "all"),', 'config.share == "all",'),
+    # LN_x is frozen, as by the authors' accident
+    (PUBLISHED, "adapter.py", "norm_cross = nn.LayerNorm(D)", "norm_cross = nn.LayerNorm(D).requires_grad_(False)"),
+    # the cross branch forgets LN_x
+    (PUBLISHED, "adapter.py", "delta = self.norm_cross(delta)", "delta = delta"),
+    # the published start is the identity
+    (PUBLISHED, "adapter.py", 'if identity or branch == "text":', "if branch:"),
+    # the momentum copy moves twice
+    (PUBLISHED, "momentum.py", "m.lerp_(trained[name], 1 - decay)", "m.lerp_(trained[name], 1 - decay**2)"),
+    # captions are not read as BLIP was trained on them
+    (REAL, "worlds/benchmarks.py", "text.lower()", "text"),
+    # loading puts adapters in, and leaves them as they start
+    (REAL, "checkpoint.py", "named_adapters(model)[name].load_state_dict(tensors)", "named_adapters(model)[name]"),
 ]
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -134,6 +148,37 @@ def test_a_broken_package_fails_in_the_notebook_that_teaches_the_point(
     (package / file).write_text(source.replace(right, wrong))
     error = start(["quick", name], folder, package.parent)["error"] or ""
     assert re.match(rf"{name}.ipynb, code cell \d+, AssertionError", error), error or "no cell noticed it"
+
+
+def test_the_real_blip_takes_its_checkpoint_and_its_data_from_parameters(make_blip, processor, tmp_path):
+    """A checkpoint in transformers' format and parquet files with Flickr30k's columns, neither of them the stand-in."""
+    from datasets import Dataset
+    from PIL import Image
+    from small_world import WORDS
+
+    make_blip().save_pretrained(tmp_path / "blip")
+    processor.save_pretrained(tmp_path / "blip")
+    (tmp_path / "flickr" / "data").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        rows = [
+            {
+                "image": Image.new("RGB", (40, 30), (6 * i, 0, 99)),
+                "caption": [f"A {word} cat, {WORDS[i]}." for word in ("red", "big", "small", "blue", "left")],
+                "sentids": [str(5 * i + j) for j in range(5)],
+                "split": split,
+                "img_id": str(i),
+                "filename": f"{i}.jpg",
+            }
+            for i in range(16)
+        ]
+        Dataset.from_list(rows).to_parquet(tmp_path / "flickr" / "data" / f"{split}-00000-of-00001.parquet")
+    sources = {"backbone": str(tmp_path / "blip"), "photographs": str(tmp_path / "flickr")}
+    (tmp_path / "empty").mkdir()
+    path, output = ROOT / "notebooks" / f"{REAL}.ipynb", tmp_path / "executed.ipynb"
+    make.run(path, output, {"quick": True} | sources, tmp_path / "empty")
+    printed = "".join(out.get("text", "") for cell in make.code_cells(make.read(output)) for out in cell.outputs)
+    assert "16 pictures to train on; 16 with 80 captions to search" in printed
+    assert "pictures of 32 px, width 32" in printed and "80 captions, 16 images" in printed
 
 
 # ---------------------------------------------------------------------------------------------------------------- form

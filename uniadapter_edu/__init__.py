@@ -38,7 +38,7 @@ from uniadapter_edu.momentum import MomentumConfig, MomentumRetrievalTask
 from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval, search
 from uniadapter_edu.tasks.video_retrieval import VideoRetrievalTask, evaluate_video_retrieval, search_clips
 from uniadapter_edu.training import History, TrainConfig, train
-from uniadapter_edu.worlds import clips, emoji
+from uniadapter_edu.worlds import benchmarks, clips, emoji
 from uniadapter_edu.worlds.own import own_pictures
 
 __version__ = "0.1.0"
@@ -52,7 +52,7 @@ __all__ = [  # noqa: RUF022 (in the order in which the course meets them)
     "save_adapters", "load_adapters", "set_adapter",
     "bottleneck_for", "MomentumConfig", "MomentumRetrievalTask", "Run", "Row", "run_grid", "summary", "recovered", "differences",
     "clips", "VideoRetrievalTask", "evaluate_video_retrieval", "search_clips",
-    "encode_video", "frame_weights", "folded_texts",
+    "encode_video", "frame_weights", "folded_texts", "benchmarks",
     "data_path", "verify_checksums", "UniAdapterError",
 ]
 # fmt: on

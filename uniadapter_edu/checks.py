@@ -331,6 +331,116 @@ def what_can_be_said(verdicts: dict[str, str]) -> None:
     _right("An open question is a result, too: it says what more seeds would have to settle.")
 
 
+# ---------------------------------------------------------------------------------------------------- 11, a real BLIP
+
+
+def image_tokens(count: Callable[[int, int], int]) -> None:
+    """``count(size, patch)``: tokens of a square picture of ``size`` pixels: its patches, and one for the whole."""
+    if _open(count(96, 16)):
+        return
+    for size, patch in ((96, 16), (384, 16), (224, 32)):
+        side = size // patch
+        given, right = count(size, patch), side * side + 1
+        mistakes = {
+            side * side: "there is one more token, for the whole picture",
+            side + 1: "that is one row of patches; a picture has as many rows as columns",
+            size * size + 1: "that counts pixels; a token is a patch",
+        }
+        assert given == right, f"count({size}, {patch}) is {given}: {mistakes.get(given, f'expected {right}')}."
+    _right("Four times as many pixels a side are sixteen times as many patches.")
+
+
+def caption_cleaner(clean: Callable[[str], str]) -> None:
+    """``clean(text)``: lower case, without . ! " ( ) * # : ; ~, one space between words, at most 30 words."""
+    if _open(clean("A dog.")):
+        return
+    for text, right, why in (
+        ("A Dog", "a dog", "everything is lower case"),
+        ("a dog.", "a dog", "the full stop goes, and no space is left at the end"),
+        ("a (big) dog; it runs!", "a big dog it runs", 'all of . ! " ( ) * # : ; ~ go'),
+        ("a  dog", "a dog", "one space between words"),
+        ("a.dog", "a dog", "a space takes the place of what goes, or two words become one"),
+        ("a man's well-known dog, old", "a man's well-known dog, old", "apostrophes, hyphens and commas stay"),
+        ("w " * 31, ("w " * 30).strip(), "at most 30 words are kept"),
+    ):
+        assert (given := clean(text)) == right, f"clean({text[:24]!r}) is {given[:24]!r}: {why}."
+    _right("The checkpoint has read its captions in this form, so it should go on reading them so.")
+
+
+def chance(guess: Callable[[int, int], tuple[float, float]]) -> None:
+    """``guess(pictures, captions)``: R@1 of a random order, text to image and image to text, ``captions`` a picture."""
+    if _open(guess(1000, 5)):
+        return
+    for pictures, captions in ((1000, 5), (10, 2)):
+        given, right = tuple(guess(pictures, captions)), 1 / pictures
+        mistakes = {
+            (right, captions * right): "among all captions the right ones are one in as many as there are pictures",
+            (right, right / captions): "every caption of the picture is a right answer, not just one",
+            (right / captions, right): "the gallery of the first holds pictures, not captions",
+        }
+        close = all(abs(g - right) < 1e-9 for g in given)
+        why = next((w for wrong, w in mistakes.items() if all(abs(g - m) < 1e-9 for g, m in zip(given, wrong))), "")
+        assert close, f"guess({pictures}, {captions}) is {given}: {why or 'how many of the gallery are right?'}."
+    _right("Both are one in the number of pictures: more captions are more right answers, and more wrong ones.")
+
+
+# ------------------------------------------------------------------------------------------- A, the paper and its code
+
+
+def trainable_by_name(rule: Callable[[str], bool]) -> None:
+    """``rule(name)`` trains every adapter, and nothing within a module whose own name ends in ``_m``."""
+    names = {
+        "adapters.0.down_proj.weight": True,
+        "adapters.0.adapter_layer_norm_cross_modal.weight": True,
+        "adapters.0.multi_up_proj.bias": True,
+        "text_encoder.encoder.video_key_adapter.scale": True,
+        "adapters_m.0.down_proj.weight": False,
+        "adapters_m.0.adapter_layer_norm_cross_modal.weight": False,
+        "text_encoder_m.encoder.video_key_adapter.scale": False,
+        "visual_encoder.blocks.0.norm1.weight": False,
+    }
+    if _open(rule(next(iter(names)))):
+        return
+    for name, right in names.items():
+        why = "belongs to an adapter and should train" if right else "should stay as it is"
+        if right and "_m" in name:
+            why += ": `_m` inside a longer word is no momentum copy"
+        if not right and "_m." in name:
+            why += ": it is within a copy, whose name ends in `_m`"
+        assert bool(rule(name)) == right, f"{name} {why}."
+    _right("Names split at their dots are safer than substrings, and modules are safer than names.")
+
+
+def frozen_by_accident(count: Callable[[int, int], int]) -> None:
+    """``count(D, layers)``: the parameters of one LayerNorm of width D in each layer: 2 · D · layers."""
+    if _open(count(768, 12)):
+        return
+    D, layers = 100, 3
+    given, right = count(D, layers), 2 * D * layers
+    mistakes = {
+        D * layers: "a LayerNorm has a weight and a bias",
+        2 * D: "there is one in every layer",
+        4 * D * layers: "only LN_x is frozen by accident; LN_in has no `_m` in its name",
+    }
+    assert given == right, f"count({D}, {layers}) is {given}: {mistakes.get(given, f'expected {right}')}."
+    _right(f"At BLIP-base that is {2 * 768 * 12:,}.")
+
+
+def decay_applied_twice(decay: float) -> None:
+    """The decay with which one move does what two with 0.995 do: 0.995²."""
+    if _open(decay):
+        return
+    mistakes = {
+        0.995: "that is one move",
+        0.995**0.5: "that is the inverse: two moves with it do what one with 0.995 does",
+        2 * 0.995 - 1: "close, but shares of what is left multiply",
+        1 - 0.005**2: "the parts that are kept multiply, not those that are taken over",
+    }
+    why = next((w for wrong, w in mistakes.items() if abs(decay - wrong) < 1e-9), "multiply what each move keeps")
+    assert abs(decay - 0.995**2) < 1e-9, f"{decay:g} is not it: {why}."
+    _right("It remembers about 100 steps where 200 were meant.")
+
+
 # --------------------------------------------------------------------------------------------------- shared by all checks
 
 

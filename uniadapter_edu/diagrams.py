@@ -41,11 +41,11 @@ def plus(axes: Axes, x: float, y: float, colour=LINE):
     axes.text(x, y - 0.1, "+", ha="center", va="center", fontsize=12, color=colour, zorder=6)
 
 
-def _trapezoid(axes: Axes, x: float, width: float, left: float, right: float, middle: float, face: str):
+def _trapezoid(axes: Axes, x: float, width: float, left: float, right: float, middle: float, face: str, edge="none"):
     """A linear map, as high on either side as its input and its output are wide."""
     corners = [(x, middle - left / 2), (x, middle + left / 2), (x + width, middle + right / 2)]
     corners += [(x + width, middle - right / 2)]
-    axes.add_patch(Polygon(corners, facecolor=face, edgecolor="none", zorder=2))
+    axes.add_patch(Polygon(corners, facecolor=face, edgecolor=edge, linewidth=1.6, zorder=2))
 
 
 def blip() -> Figure:
@@ -299,6 +299,36 @@ def cross_branch() -> Figure:
     box(axes, 69, y - 2.5, 6, 5, "$· s$", cross, "white", 12)
     arrow(axes, (75, y), (80, y), cross)
     axes.text(52.5, 0.2, "the text branch's own, used once more", ha="center", fontsize=8.5, color=COLOURS["text"])
+    return figure
+
+
+def starts() -> Figure:
+    """Where training starts, in the paper preset and in the authors' code: up-projections of zeros are hollow."""
+    figure, axes = canvas(92, 40)
+    panels = (("paper()", ("vision", "text", "cross"), False), ("official()", ("text",), True))
+    for x, (title, zeros, norm) in zip((1, 48), panels):
+        box(axes, x, 4.5, 43, 35, "", PALE)
+        axes.text(x + 21.5, 36.5, f"UniAdapterConfig.{title}", ha="center", va="center", fontsize=10, fontweight="bold")
+        axes.text(x + 3, 19.5, "$z$", ha="center", va="center", fontsize=13)
+        for branch, y in (("vision", 29), ("text", 19.5), ("cross", 10)):
+            colour, empty = COLOURS[branch], branch in zeros
+            arrow(axes, (x + 4.6, 19.5), (x + 10, y), colour)
+            _trapezoid(axes, x + 10, 9, 3.5, 8, y, "white" if empty else colour, colour)
+            words = f"$W_{{{branch}}}$"
+            axes.text(x + 15, y, words, ha="center", va="center", fontsize=9.5, color=colour if empty else "white")
+            end = x + 34
+            if branch == "cross":
+                arrow(axes, (x + 19, y), (x + 22, y), colour)
+                plus(axes, x + 23.5, y, colour)
+                if norm:
+                    arrow(axes, (x + 25, y), (x + 27.2, y), colour)
+                    box(axes, x + 27.2, y - 2.5, 4.6, 5, "LN$_x$", colour, "white", 8.5)
+                arrow(axes, (x + (31.8 if norm else 25), y), (end, y), colour)
+            else:
+                arrow(axes, (x + 19, y), (end, y), colour)
+            axes.text(end + 4.5, y, f"$A_{{{branch}}} / s$", ha="center", va="center", fontsize=11, color=colour)
+        arrow(axes, (x + 23.5, 19.5), (x + 23.5, 11.6), COLOURS["text"])
+    axes.text(46, 1, "hollow: starts at zero        filled: starts at random", ha="center", fontsize=9, color=LINE)
     return figure
 
 

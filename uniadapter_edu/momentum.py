@@ -66,9 +66,9 @@ def momentum_copy(model: nn.Module) -> nn.Module:
 def follow(slow: nn.Module, model: nn.Module, decay: float) -> None:
     """One step of the copy towards the trained model: m <- μ m + (1 - μ) θ for every weight that it does not share.
 
-    The authors' code does this twice a step for the adapters: they are within the encoders, which are moved, and then
-    moved again as modules of their own. Their decay is then μ², and a memory of 200 steps is one of 100. Here the
-    parameters of the whole model are gone through, each object once.
+    The authors' code does this twice a step for the adapters: it goes through the vision encoder and then through the
+    text encoder, and the adapters are within both. Their decay is then μ², and a memory of 200 steps is one of 100.
+    Here the parameters of the whole model are gone through, each object once.
     """
     trained = dict(model.named_parameters())
     for name, m in own_parameters(slow, model).items():
