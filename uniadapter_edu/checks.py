@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 import torch
 
+from uniadapter_edu._answers import is_open as _open
+from uniadapter_edu._answers import right as _right
 from uniadapter_edu.adapter import UniAdapter
+from uniadapter_edu.assignments import a1, a2, a3, a4, a5, a6  # noqa: F401 (the assignments call checks.a1.adapter(…))
 from uniadapter_edu.config import UniAdapterConfig
 
 # ------------------------------------------------------------------------------------------------------ 00, quickstart
@@ -442,17 +445,6 @@ def decay_applied_twice(decay: float) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- shared by all checks
-
-
-def _open(answer) -> bool:
-    """Whether an exercise has not been tried yet; says so."""
-    if answer is ...:
-        print("Not answered yet: put your answer in place of the dots and run this cell again.")
-    return answer is ...
-
-
-def _right(why: str) -> None:
-    print(f"Right. {why}")
 
 
 def _h(D: int) -> torch.Tensor:
