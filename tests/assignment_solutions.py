@@ -147,7 +147,7 @@ FREEZE = Exercise(
               "LayerNorm still trains"),
         Wrong("weights only", LOOP, "for name, p in model.named_parameters():\n        if 'bias' not in name:\n"
               "            p.requires_grad_(False)", "still trains"),
-        Wrong("zeroed", "parameter.requires_grad_(False)", "parameter.requires_grad_(False).zero_()", "numbers changed", 4),
+        Wrong("zeroed", "parameter.requires_grad_(False)", "parameter.requires_grad_(False).zero_()", "numbers changed", 3),
         Wrong("nothing returned", "return model", "return None", "does not return the model", 4),
         Wrong("a copy", "", "import copy\nnew = copy.deepcopy(model)\nreturn new.requires_grad_(False)", "nothing is frozen"),
         Wrong("detached", "return model", "model.register_forward_hook(lambda m, a, o: o.detach())\n    return model",
@@ -413,7 +413,10 @@ TEXT_ONLY = Exercise(
 
 # ------------------------------------------------------------------------------------------------------- assignment 5
 
-TEXT_LINE, FRAME_LINE = "text = text / text.norm(dim=-1, keepdim=True)", "frames = frames / frames.norm(dim=-1, keepdim=True)"
+TEXT_LINE, FRAME_LINE = (
+    "text = text / text.norm(dim=-1, keepdim=True)",
+    "frames = frames / frames.norm(dim=-1, keepdim=True)",
+)
 COSINES = "(frames @ text[:, :, None])[:, :, 0].detach()"
 FRAME_WEIGHTS = Exercise(
     "a5", "frame-weights", "frame-weights-test", "frame_weights", "frame_weights",
@@ -504,7 +507,7 @@ WEIGH_KEYS = Exercise(
         "frame by frame": "parts = []\nfor f, frame in enumerate(keys.chunk(m.shape[1], dim=1)):\n    parts += [frame[:, :1], frame[:, 1:] * m[:, f].view(-1, 1, 1)]\n"
         "return torch.cat(parts, dim=1)",
         "a clone": "n = keys.size(1) // m.size(1)\nout = keys.clone().view(m.size(0), m.size(1), n, -1)\n"
-        "out[:, :, 1:] = out[:, :, 1:] * m[..., None, None]\nreturn out.view(keys.shape)",
+        "out[:, :, 1:] = keys.reshape(out.shape)[:, :, 1:] * m[..., None, None]\nreturn out.view(keys.shape)",
     },
 )  # fmt: skip
 

@@ -7,16 +7,12 @@ after the other, which is what takes the time.
 import csv
 import json
 import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 import torch
 from assignment_solutions import ADAPTER, LAYER_NORM, START
-from test_assignments import cells, reference, with_body, wrong_source
+from test_assignments import cells, reference, with_body
 
 pytest.importorskip("nbgrader")
 
@@ -191,7 +187,9 @@ def test_the_gradebook_is_csv(graded):
 
 
 def test_written_answers_wait_for_a_person_unless_there_is_none(graded):
-    waiting = {r["student"]: r["to be graded by hand"] for r in rows(graded, "exercises.csv") if "reflection" in r["exercise"]}
+    waiting = {
+        r["student"]: r["to be graded by hand"] for r in rows(graded, "exercises.csv") if "reflection" in r["exercise"]
+    }
     assert waiting["empty"] == waiting["broken"] == "False"
 
 
@@ -277,7 +275,9 @@ def test_a_process_that_cannot_be_interrupted_is_ended():
 
 
 def test_answers_survive_the_way_and_nothing_else_does(tmp_path):
-    answers = [{"values": [torch.arange(3), 1, 2.5, None, "x", True], "more": {"a": torch.ones(2, dtype=torch.float64)}}]
+    answers = [
+        {"values": [torch.arange(3), 1, 2.5, None, "x", True], "more": {"a": torch.ones(2, dtype=torch.float64)}}
+    ]
     hidden.save(answers, tmp_path / "answers")
     back = hidden.load(tmp_path / "answers")
     assert hidden._differs(back[0]["values"], answers[0]["values"]) is None

@@ -57,7 +57,9 @@ def _gradients(function: Callable, arguments: tuple, right: Callable) -> None:
     assert isinstance(given, list), f"with inputs that require a gradient it fails: {given}"
     for name, mine, theirs in zip(_names(arguments, right), given, expected):
         wanted, found = bool(theirs.abs().sum() > 0), bool(mine.abs().sum() > 0)
-        assert found or not wanted, f"no gradient reaches {name}: something on the way is detached or not differentiable."
+        assert found or not wanted, (
+            f"no gradient reaches {name}: something on the way is detached or not differentiable."
+        )
         assert wanted or not found, f"a gradient flows into {name}, and none should: detach it."
         assert _same(mine, theirs), f"the gradient of {name} is wrong, though the values are right."
 
@@ -73,7 +75,9 @@ def _names(arguments: tuple, right: Callable) -> list[str]:
 
 
 def _is_float(argument) -> bool:
-    return isinstance(argument, torch.nn.Module) or (isinstance(argument, torch.Tensor) and argument.is_floating_point())
+    return isinstance(argument, torch.nn.Module) or (
+        isinstance(argument, torch.Tensor) and argument.is_floating_point()
+    )
 
 
 def _same(a, b) -> bool:

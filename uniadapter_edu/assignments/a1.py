@@ -20,7 +20,9 @@ def layer_norm(function: Callable) -> None:
         return (h - mean) / (h.var(axis, keepdim=True, correction=correction) + eps).sqrt()
 
     mistakes = {
-        "the variance is divided by D - 1; LayerNorm divides by D": lambda h, w, b, e: normalised(h, correction=1) * w + b,
+        "the variance is divided by D - 1; LayerNorm divides by D": lambda h, w, b, e: (
+            normalised(h, correction=1) * w + b
+        ),
         "eps stands outside of the root": lambda h, w, b, e: (
             (h - h.mean(-1, keepdim=True)) / (h.std(-1, keepdim=True, correction=0) + e) * w + b
         ),
@@ -39,7 +41,7 @@ def layer_norm(function: Callable) -> None:
         "the bias is missing": lambda h, w, b, e: normalised(h) * w,
         "the bias is multiplied by the weight": lambda h, w, b, e: (normalised(h) + b) * w,
     }
-    expected = lambda h, weight, bias, eps: torch_layer_norm(h, h.shape[-1:], weight, bias, eps)  # noqa: E731
+    expected = lambda h, weight, bias, eps: torch_layer_norm(h, h.shape[-1:], weight, bias, eps)
     examine(function, (h, weight, bias, eps), expected, mistakes, "Every token is brought to one size by itself.")
 
 
@@ -55,9 +57,13 @@ def adapter(function: Callable) -> None:
         "the ReLU stands behind the up-projection; it belongs between the two": lambda h, norm, down, up, s: (
             s * relu(up(down(norm(h))))
         ),
-        "there is a second ReLU behind the up-projection": lambda h, norm, down, up, s: s * relu(up(relu(down(norm(h))))),
+        "there is a second ReLU behind the up-projection": lambda h, norm, down, up, s: (
+            s * relu(up(relu(down(norm(h)))))
+        ),
         "the ReLU stands before the down-projection": lambda h, norm, down, up, s: s * up(down(relu(norm(h)))),
-        "the activation is another one: expected ReLU": lambda h, norm, down, up, s: s * up(nn.functional.gelu(down(norm(h)))),
+        "the activation is another one: expected ReLU": lambda h, norm, down, up, s: (
+            s * up(nn.functional.gelu(down(norm(h))))
+        ),
         "the LayerNorm is skipped": lambda h, norm, down, up, s: s * up(relu(down(h))),
         "the LayerNorm's own weight and bias are not used": lambda h, norm, down, up, s: (
             s * up(relu(down(torch_layer_norm(h, (6,)))))
@@ -67,7 +73,9 @@ def adapter(function: Callable) -> None:
         "the scale must multiply the bias of the up-projection, too": lambda h, norm, down, up, s: up(
             s * relu(down(norm(h)))
         ),
-        "the bias of the up-projection is missing": lambda h, norm, down, up, s: s * (relu(down(norm(h))) @ up.weight.T),
+        "the bias of the up-projection is missing": lambda h, norm, down, up, s: (
+            s * (relu(down(norm(h))) @ up.weight.T)
+        ),
         "the bias of the down-projection is missing": lambda h, norm, down, up, s: (
             s * up(relu(norm(h) @ down.weight.T))
         ),

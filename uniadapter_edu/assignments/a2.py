@@ -27,7 +27,11 @@ def freeze(function: Callable) -> None:
     # Names that tell nothing: a LayerNorm called `head_m`, a parameter of the model's own, one layer inside another.
     inner = nn.Sequential(filled(nn.Linear(4, 4)), nn.BatchNorm1d(4))
     model = nn.Sequential()
-    for name, module in {"first": filled(nn.Linear(4, 4)), "head_m": filled(nn.LayerNorm(4), 1), "inner": inner}.items():
+    for name, module in {
+        "first": filled(nn.Linear(4, 4)),
+        "head_m": filled(nn.LayerNorm(4), 1),
+        "inner": inner,
+    }.items():
         model.add_module(name, module)
     model.gate = nn.Parameter(numbers(1))
     before = {name: (p, p.detach().clone()) for name, p in model.named_parameters()}
@@ -48,7 +52,9 @@ def freeze(function: Callable) -> None:
     }
     assert not trains, f"{next((w for n, w in why.items() if n in trains), f'{trains[0]} still trains')}."
     assert all(torch.equal(kept[n], old) for n, (_, old) in before.items()), "the numbers changed; freezing keeps them."
-    assert [m.training for m in model.modules()] == modes, "train() or eval() was called: that is about dropout, not gradients."
+    assert [m.training for m in model.modules()] == modes, (
+        "train() or eval() was called: that is about dropout, not gradients."
+    )
     assert given is model, "it does not return the model that it was given."
     x = numbers(3, 4).requires_grad_()
     assert model(x).requires_grad, "no gradient passes through the model any more: frozen is not detached."
@@ -93,7 +99,9 @@ def insert(function: Callable) -> None:
     close = [why for why, step in mistakes.items() if torch.allclose(given, run(step), atol=1e-5)]
     assert torch.allclose(given, expected, atol=1e-5), f"{close[0] if close else 'the model gives other numbers'}."
     given.sum().backward()
-    assert all(a.weight.grad is not None for a in adapters), "no gradient reaches the adapters: what they add is detached."
+    assert all(a.weight.grad is not None for a in adapters), (
+        "no gradient reaches the adapters: what they add is detached."
+    )
     _keeps_its_input(function)
     assert callable(remove), "it has to return a function that takes the adapters out again."
     remove()

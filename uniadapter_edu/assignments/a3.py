@@ -25,14 +25,18 @@ def build(function: Callable) -> None:
 
 
 def _structure(branches, share: str) -> None:
-    assert isinstance(branches, nn.Module), "it is no module: an optimizer would not find its parameters. Use nn.ModuleDict."
+    assert isinstance(branches, nn.Module), (
+        "it is no module: an optimizer would not find its parameters. Use nn.ModuleDict."
+    )
     for name in BRANCHES:
         assert name in branches, f"the branch {name!r} is missing."
         for part, (rows, columns) in {"down": (3, 5), "up": (5, 3)}.items():
             assert part in branches[name], f"{name} has no {part!r}."
             shape = tuple(branches[name][part].weight.shape)
             exchanged = "D and r are exchanged: " if shape == (columns, rows) else ""
-            assert shape == (rows, columns), f"{exchanged}{name}'s {part} has a weight of {shape}, expected {(rows, columns)}."
+            assert shape == (rows, columns), (
+                f"{exchanged}{name}'s {part} has a weight of {shape}, expected {(rows, columns)}."
+            )
 
 
 def _sharing(maps: list[nn.Module], share: str, part: str, wanted: bool) -> None:
@@ -55,7 +59,9 @@ def _sharing(maps: list[nn.Module], share: str, part: str, wanted: bool) -> None
 def _counted(branches: nn.Module, share: str) -> None:
     downs, ups = (1 if share in (part, "all") else 3 for part in ("down", "up"))
     expected, given = downs * 18 + ups * 20, sum(p.numel() for p in branches.parameters())
-    assert given == expected, f'share="{share}": it has {given} parameters, expected {expected}: some are not registered.'
+    assert given == expected, (
+        f'share="{share}": it has {given} parameters, expected {expected}: some are not registered.'
+    )
 
 
 def shared_gradient(function: Callable) -> None:
@@ -94,7 +100,9 @@ def shared_gradient(function: Callable) -> None:
     }
     assert isinstance(given, torch.Tensor), "it returns no tensor."
     assert given.shape != (4, 3), "it is transposed: the gradient of W has the shape of W, (r, D)."
-    assert given.shape == (3, 4), f"its shape is {tuple(given.shape)}; the gradient of W has the shape of W, (r, D) = (3, 4)."
+    assert given.shape == (3, 4), (
+        f"its shape is {tuple(given.shape)}; the gradient of W has the shape of W, (r, D) = (3, 4)."
+    )
     why = next((w for w, wrong in mistakes.items() if torch.allclose(given, wrong, **CLOSE)), "these are other numbers")
     assert torch.allclose(given, expected, **CLOSE), f"{why}."
     kept = [h.clone() for h in hidden], W.clone()
@@ -111,7 +119,9 @@ def widest(function: Callable) -> None:
         return max(0, (budget - 2 * D - ups * D) // (downs * (D + 1) + ups * D))
 
     mistakes = {
-        "the biases of the ups are not counted, D numbers each": lambda D, b, d, u: (b - 2 * D) // (d * (D + 1) + u * D),
+        "the biases of the ups are not counted, D numbers each": lambda D, b, d, u: (
+            (b - 2 * D) // (d * (D + 1) + u * D)
+        ),
         "the LayerNorm is not counted, 2D numbers": lambda D, b, d, u: (b - u * D) // (d * (D + 1) + u * D),
         "LayerNorm and the biases of the ups are not counted": lambda D, b, d, u: b // (d * (D + 1) + u * D),
         "there is one LayerNorm for all branches": lambda D, b, d, u: (b - 6 * D - u * D) // (d * (D + 1) + u * D),
@@ -119,12 +129,12 @@ def widest(function: Callable) -> None:
         "downs and ups are exchanged": lambda D, b, d, u: (b - 2 * D - d * D) // (u * (D + 1) + d * D),
         "the numbers of downs and ups are not used": lambda D, b, d, u: (b - 3 * D) // (2 * D + 1),
     }
-    # Sizes at which no two of these mistakes give the same widths everywhere, each just used up and just not.
+    # From a budget that is just used up to one that just does not allow one more: no two mistakes agree on all of them.
     sizes = [(10, 1, 3, 20), (10, 3, 3, 12), (16, 3, 1, 27), (5, 1, 3, 31), (4, 3, 1, 40)]
     calls = []
     for D, downs, ups, r in sizes:
         size, step = 2 * D + downs * (D * r + r) + ups * (r * D + D), downs * (D + 1) + ups * D
-        calls += [(D, size, downs, ups), (D, size + step - 1, downs, ups)]
+        calls += [(D, size + k * (step - 1) // 7, downs, ups) for k in range(8)]
     given = [function(*call) for call in calls]
     if is_open(given[0]):
         return

@@ -11,7 +11,12 @@ from uniadapter_edu.assignments._examine import examine, filled, numbers
 
 def cross_branch(function: Callable) -> None:
     """``function(h, norm, down, up_cross, up_text, s, norm_cross=None)``: s · LN_x( W_cross z + b_cross + W_text z + b_text )."""
-    parts = (filled(nn.LayerNorm(6), 0.5), filled(nn.Linear(6, 4)), filled(nn.Linear(4, 6), 0.3), filled(nn.Linear(4, 6), -0.2))
+    parts = (
+        filled(nn.LayerNorm(6), 0.5),
+        filled(nn.Linear(6, 4)),
+        filled(nn.Linear(4, 6), 0.3),
+        filled(nn.Linear(4, 6), -0.2),
+    )
     norm_cross = filled(nn.LayerNorm(6), 1.2)
 
     def last(norm_cross):
@@ -28,11 +33,15 @@ def cross_branch(function: Callable) -> None:
     mistakes = {
         "the text up-projection is missing": variant(lambda z, c, t, s, n: s * n(c(z))),
         "the cross branch's own up-projection is missing": variant(lambda z, c, t, s, n: s * n(t(z))),
-        "the own up-projection is added twice, the text's not at all": variant(lambda z, c, t, s, n: s * n(c(z) + c(z))),
+        "the own up-projection is added twice, the text's not at all": variant(
+            lambda z, c, t, s, n: s * n(c(z) + c(z))
+        ),
         "the bias of the text up-projection is missing": variant(lambda z, c, t, s, n: s * n(c(z) + z @ t.weight.T)),
         "the bias of the own up-projection is missing": variant(lambda z, c, t, s, n: s * n(t(z) + z @ c.weight.T)),
         "LN_x is skipped": variant(lambda z, c, t, s, n: s * (c(z) + t(z))),
-        "LN_x normalises each part by itself; it belongs around the sum": variant(lambda z, c, t, s, n: s * (n(c(z)) + n(t(z)))),
+        "LN_x normalises each part by itself; it belongs around the sum": variant(
+            lambda z, c, t, s, n: s * (n(c(z)) + n(t(z)))
+        ),
         "LN_x normalises only the own part": variant(lambda z, c, t, s, n: s * (n(c(z)) + t(z))),
         "LN_x normalises only the text's part": variant(lambda z, c, t, s, n: s * (c(z) + n(t(z)))),
         "the scale is inside of LN_x, which undoes it": variant(lambda z, c, t, s, n: n(s * (c(z) + t(z)))),
@@ -46,7 +55,9 @@ def cross_branch(function: Callable) -> None:
             s * last(x)(c(relu(down(h))) + t(relu(down(h))))
         ),
         "the input is added: A(h) is only what is added": lambda *a: a[0] + expected(*a),
-        "the ups share nothing: the mean is taken, expected the sum": variant(lambda z, c, t, s, n: s * n((c(z) + t(z)) / 2)),
+        "the ups share nothing: the mean is taken, expected the sum": variant(
+            lambda z, c, t, s, n: s * n((c(z) + t(z)) / 2)
+        ),
     }
     for x, praise in ((None, "without LN_x."), (norm_cross, "and with it.")):
         examine(function, (numbers(2, 3, 6), *parts, 0.4, x), expected, mistakes, praise)
@@ -88,13 +99,19 @@ def multimodal_layer(function: Callable) -> None:
         return layer
 
     mistakes = {
-        "the query residual reads c; it has to read a, from before cross-attention": lambda x, a, c, f, t, k: f(c) + t(c) + k(c),
+        "the query residual reads c; it has to read a, from before cross-attention": lambda x, a, c, f, t, k: (
+            f(c) + t(c) + k(c)
+        ),
         "the query residual is missing": lambda x, a, c, f, t, k: f(c) + k(c),
         "the cross branch is missing": lambda x, a, c, f, t, k: f(c) + t(a),
-        "the cross branch reads a; it has to read c, what was found in the picture": lambda x, a, c, f, t, k: f(c) + t(a) + k(a),
+        "the cross branch reads a; it has to read c, what was found in the picture": lambda x, a, c, f, t, k: (
+            f(c) + t(a) + k(a)
+        ),
         "A_text and A_cross are exchanged": lambda x, a, c, f, t, k: f(c) + t(c) + k(a),
         "A_text reads x, from before self-attention": lambda x, a, c, f, t, k: f(c) + t(x) + k(c),
-        "the adapters are added before the feed-forward part; they go behind it": lambda x, a, c, f, t, k: f(c + t(a) + k(c)),
+        "the adapters are added before the feed-forward part; they go behind it": lambda x, a, c, f, t, k: f(
+            c + t(a) + k(c)
+        ),
         "A_text is added before the feed-forward part": lambda x, a, c, f, t, k: f(c + t(a)) + k(c),
         "A_cross is added before the feed-forward part": lambda x, a, c, f, t, k: f(c + k(c)) + t(a),
         "the adapters read what the feed-forward part gives": lambda x, a, c, f, t, k: f(c) + t(a) + k(f(c)),
@@ -106,7 +123,13 @@ def multimodal_layer(function: Callable) -> None:
     right = variant(lambda x, a, c, f, t, k: f(c) + t(a) + k(c))
     arguments = Parts(6).arguments(numbers(2, 3, 6), numbers(2, 5, 6).roll(2))
     known = {why: variant(formula) for why, formula in mistakes.items()}
-    examine(_float_again(function), arguments, right, known, "The words ask, the picture answers, and both adapters are heard.")
+    examine(
+        _float_again(function),
+        arguments,
+        right,
+        known,
+        "The words ask, the picture answers, and both adapters are heard.",
+    )
 
 
 def text_only(function: Callable) -> None:

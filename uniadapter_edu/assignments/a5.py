@@ -52,7 +52,9 @@ def multipliers(function: Callable) -> None:
         "softmax is taken over all frames of all clips": lambda w, t: (
             w.shape[-1] * softmax((w / t).flatten(), dim=0).view_as(w)
         ),
-        "the factor is the number of clips, expected that of the frames": lambda w, t: w.shape[0] * softmax(w / t, dim=-1),
+        "the factor is the number of clips, expected that of the frames": lambda w, t: (
+            w.shape[0] * softmax(w / t, dim=-1)
+        ),
         "w is multiplied by the temperature, expected divided": lambda w, t: w.shape[-1] * softmax(w * t, dim=-1),
         "the temperature is not used": lambda w, t: w.shape[-1] * softmax(w, dim=-1),
         "the temperature is always 4": lambda w, t: w.shape[-1] * softmax(w / 4, dim=-1),
@@ -96,13 +98,17 @@ def weigh_keys(function: Callable) -> None:
         "each frame has a CLS token; only the first of the clip was left alone": only_first_cls,
         "the tokens are taken as token-major: all first tokens, then all second ones": token_major,
         "the multipliers are repeated token by token, 1 2 3 1 2 3; tokens lie frame by frame, 1 1 1 2 2 2": repeated,
-        "m is added, expected multiplied": lambda k, m: k + by_frame(torch.ones_like(k), m) - by_frame(torch.ones_like(k), m * 0),
+        "m is added, expected multiplied": lambda k, m: (
+            k + by_frame(torch.ones_like(k), m) - by_frame(torch.ones_like(k), m * 0)
+        ),
         "all clips have the first clip's multipliers": lambda k, m: by_frame(k, m[:1].expand_as(m)),
         "it divides by m": lambda k, m: by_frame(k, 1 / m),
         "m is applied twice": lambda k, m: by_frame(k, m * m),
         "the root of m is applied": lambda k, m: by_frame(k, m.sqrt()),
         "the CLS tokens are lost: they are 0": lambda k, m: by_frame(k, m) - _cls_only(k, n),
-        "the last token of each frame was left alone; CLS is the first": lambda k, m: by_frame(k.flip(1), m.flip(1)).flip(1),
+        "the last token of each frame was left alone; CLS is the first": lambda k, m: by_frame(
+            k.flip(1), m.flip(1)
+        ).flip(1),
         "nothing was weighed": lambda k, m: k.clone(),
     }
     examine(function, (keys, m), by_frame, mistakes, "What a patch says counts as much as its frame matters.")

@@ -35,7 +35,9 @@ def summarise(function: Callable) -> None:
             deviation * math.sqrt((n - 1) / n): "it is divided by n; a sample's is divided by n - 1",
             deviation**2: "that is the variance: its root is missing",
             deviation / math.sqrt(n): "that is the standard error; expected the deviation of the seeds",
-            deviation * math.sqrt((n - 1) / n) / math.sqrt(n): "that is a standard error; expected the deviation of the seeds",
+            deviation
+            * math.sqrt((n - 1) / n)
+            / math.sqrt(n): "that is a standard error; expected the deviation of the seeds",
         }
         assert d is not None, f"the deviation of {config} is missing."
         why = next((w for value, w in wrong.items() if math.isclose(d, value)), f"expected {deviation:.4g}")
@@ -48,7 +50,9 @@ def compare(function: Callable) -> None:
     """``function(rows, a, b)``: "better", "worse" or "cannot tell", from the differences of a and b at equal seeds."""
 
     def rows(a: dict, b: dict) -> list[dict]:
-        both = [{"config": c, "seed": s, "score": float(x)} for c, scores in (("a", a), ("b", b)) for s, x in scores.items()]
+        both = [
+            {"config": c, "seed": s, "score": float(x)} for c, scores in (("a", a), ("b", b)) for s, x in scores.items()
+        ]
         return both[::-1]
 
     def check(a: dict, b: dict, expected: str, why: str) -> None:
@@ -62,14 +66,25 @@ def compare(function: Callable) -> None:
     check(spread, less, "better", "The seeds differ much and a is above b with each: take differences seed by seed")
     check(less, spread, "worse", "It has to see in which direction the difference goes")
     check({0: 9, 1: 20}, {0: 1, 1: 12}, "cannot tell", "Two seeds are too few, whatever they say")
-    check({0: 13, 1: 10, 2: 10, 3: 10}, {0: 10, 1: 9, 2: 10, 3: 10}, "cannot tell", "The mean must exceed two standard errors")
+    check(
+        {0: 13, 1: 10, 2: 10, 3: 10},
+        {0: 10, 1: 9, 2: 10, 3: 10},
+        "cannot tell",
+        "The mean must exceed two standard errors",
+    )
     noisy = {0: 11, 1: 14, 2: 11, 3: 14}, {0: 10, 1: 10, 2: 10, 3: 10}
     check(*noisy, "better", "The standard error is the deviation divided by the root of the number of seeds")
-    check({0: 12, 1: 13, 2: 12, 7: 0}, {0: 10, 1: 10, 2: 10, 8: 99}, "better", "Only seeds that both have can be compared")
+    check(
+        {0: 12, 1: 13, 2: 12, 7: 0}, {0: 10, 1: 10, 2: 10, 8: 99}, "better", "Only seeds that both have can be compared"
+    )
     three = {0: 11, 1: 12.5, 2: 14}, {0: 10, 1: 10, 2: 10}
     check(*three, "better", "The mean is 2.5, two standard errors are 1.73: divide by n - 1 and take the root of n")
     close = {0: 10.5, 1: 12, 2: 13.5}, {0: 10, 1: 10.25, 2: 10.5}
     check(*close, "better", "The mean is 1.75, two standard errors are 1.44")
-    check({0: 10.2, 1: 12.1, 2: 13.3}, {0: 10, 1: 10, 2: 10}, "better", "The mean is 1.87, two standard errors are 1.81")
-    check({0: 10, 1: 12, 2: 13.3}, {0: 10, 1: 10, 2: 10}, "cannot tell", "The mean is 1.77, two standard errors are 1.93")
+    check(
+        {0: 10.2, 1: 12.1, 2: 13.3}, {0: 10, 1: 10, 2: 10}, "better", "The mean is 1.87, two standard errors are 1.81"
+    )
+    check(
+        {0: 10, 1: 12, 2: 13.3}, {0: 10, 1: 10, 2: 10}, "cannot tell", "The mean is 1.77, two standard errors are 1.93"
+    )
     right("A difference counts when it stands out of its own spread.")

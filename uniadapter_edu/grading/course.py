@@ -35,7 +35,6 @@ from traitlets.config import Config
 
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.grading import sandbox
-
 from uniadapter_edu.grading.source import read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,9 +42,7 @@ SOURCES = ROOT / "notebooks" / "assignments" / "source"
 LARGEST_SUBMISSION = 20e6  # bytes; pictures in it included
 STUB = "return ...  # put your code in place of this line"
 NO_ANSWER = "*Your answer, in place of this line.*"
-UNREADABLE = (
-    "**What was handed in could not be read, and nothing could be graded.** {why} Below stands the assignment as it was given out."
-)
+UNREADABLE = "**What was handed in could not be read, and nothing could be graded.** {why} Below stands the assignment as it was given out."
 
 
 class Course:
@@ -117,7 +114,9 @@ class Course:
                 self._replace(submitted, name, why)
                 result = self._api(name).autograde(name, student)
             # An assignment that cannot be graded even as it was given out is no fault of the student's.
-            _succeed(result, f"{student}'s {name} could not be graded, nor could an empty one: something is wrong here.")
+            _succeed(
+                result, f"{student}'s {name} could not be graded, nor could an empty one: something is wrong here."
+            )
             report[student] = f"unreadable: {why}" if why else "graded"
         return report
 
@@ -329,7 +328,9 @@ def _generate(course: Course, options) -> None:
 
 def _release(course: Course, options) -> None:
     released = course.release(options.rest[0])
-    print(f"{len(released)} assignments in {options.rest[0]}, to be pushed to {_pyproject(course.sources)['assignments']}")
+    print(
+        f"{len(released)} assignments in {options.rest[0]}, to be pushed to {_pyproject(course.sources)['assignments']}"
+    )
 
 
 def _collect(course: Course, options) -> None:

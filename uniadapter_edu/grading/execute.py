@@ -44,7 +44,11 @@ class Overran(Exception):
 
 
 class _Manager(KernelManager):
-    command: list[str] = []
+    """Starts a kernel by this command, whatever the notebook says of its kernel."""
+
+    def __init__(self, command: list[str], **traits):
+        super().__init__(**traits)
+        self.command = command
 
     def format_kernel_cmd(self, extra_arguments=None):
         return self.command
@@ -71,21 +75,23 @@ class Process:
         # The package's own folder and not the one it lies in: a checkout holds the sources of the assignments, too.
         (site / package.name).symlink_to(package)
         connection = self.folder / "kernel.json"
-        self.manager = _Manager(transport="ipc", ip=str(self.folder / "k"), connection_file=str(connection))
-        self.manager.command = sandbox.command(
-            {
-                "connection_file": str(connection),
-                "readable": [str(package), str(data_path(".").resolve())],
-                "writable": [str(self.folder)],
-                "memory": memory,
-                "seconds": int(2 * total_seconds),
-            }
-        )
+        settings = {
+            "connection_file": str(connection),
+            "readable": [str(package), str(data_path(".").resolve())],
+            "writable": [str(self.folder)],
+            "memory": memory,
+            "seconds": int(2 * total_seconds),
+        }
+        place = {"ip": str(self.folder / "k"), "connection_file": str(connection)}
+        self.manager = _Manager(sandbox.command(settings), transport="ipc", **place)
         environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
         environment |= {"HOME": str(self.folder), "TMPDIR": str(self.folder), "PYTHONPATH": str(site)}
         environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         environment |= {hidden.SEED: self.seed, "MPLBACKEND": "agg"}
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # of the process; cells are heard otherwise
+        silent = {
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }  # of the process; cells are heard otherwise
         self.manager.start_kernel(cwd=str(self.folder), env=environment, **silent)
         self.client = self.manager.blocking_client()
         self.client.start_channels()
@@ -305,5 +311,3 @@ class Restore(NbGraderPreprocessor):
                     source = ""
                 nb.cells.append(make(source, metadata={"nbgrader": roles[name]}))
         return nb, resources
-
-

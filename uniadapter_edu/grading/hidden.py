@@ -246,7 +246,9 @@ def _differs(given, right) -> str | None:
     if isinstance(right, dict) and isinstance(given, dict) and given.keys() == right.keys():
         return next((f"{k}: {why}" for k in right if (why := _differs(given[k], right[k]))), None)
     if isinstance(right, list) and isinstance(given, list) and len(given) == len(right):
-        return next((f"part {i}: {why}" for i, pair in enumerate(zip(given, right), 1) if (why := _differs(*pair))), None)
+        return next(
+            (f"part {i}: {why}" for i, pair in enumerate(zip(given, right), 1) if (why := _differs(*pair))), None
+        )
     if isinstance(right, float) and type(given) in (int, float):
         return None if math.isclose(given, right, rel_tol=1e-6, abs_tol=1e-9) else "another number was expected"
     if isinstance(given, torch.Tensor) and given.numel() == 1 and type(right) in (int, float):

@@ -68,7 +68,10 @@ def _restrict_files(readable: list[str], writable: list[str]) -> None:
 CALLS = {"x86_64": (0xC000003E, 41, 425), "aarch64": (0xC00000B7, 198, 425)}
 LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # of classic BPF
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000 | 13  # 13: permission denied
-UNIX, NETLINK = 1, 16  # families of sockets; ZeroMQ asks the latter for the names of network interfaces, and dies without
+UNIX, NETLINK = (
+    1,
+    16,
+)  # families of sockets; ZeroMQ asks the latter for the names of network interfaces, and dies without
 X32 = 0x40000000  # system calls of another numbering on x86_64
 
 

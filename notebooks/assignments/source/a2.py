@@ -64,7 +64,7 @@ def _observe(freeze, case):
     modes = [m.training for m in model.modules()]
     returned = freeze(model)
     out = model(x)
-    passes = torch.autograd.grad(out.square().sum(), x)[0] if out.requires_grad else "no gradient passes"
+    passes = out.requires_grad and bool(torch.autograd.grad(out.square().sum(), x)[0].any())
     now = list(model.parameters())
     return {
         "frozen": [len(now), [p.requires_grad for p in now]],

@@ -113,11 +113,11 @@ import statistics as _statistics
 from uniadapter_edu.grading import hidden as _hidden
 
 _draw, _cases = _hidden.Cases("compare"), []
-for _want in (-3, -1.7, -1.2, -0.5, 0, 0.5, 1.2, 1.4, 1.7, 3):  # mean difference, in units of two standard errors
+for _want in (-3, -1.2, -1.05, -0.95, -0.7, 0, 0.7, 0.95, 1.05, 1.2, 3):  # mean difference, in two standard errors
     _n = _draw.size(3, 7)
     _noise = [_draw.number(-1, 1) for _ in range(_n)]
     _unit = 2 * _statistics.stdev(_noise) / _n**0.5
-    _shift = _want * _unit * _draw.number(0.97, 1.03) - _statistics.mean(_noise)
+    _shift = _want * _unit - _statistics.mean(_noise)
     _seeds = [11 * i + _draw.size(0, 9) for i in range(_n)]
     _base = [_draw.number(20, 80) for _ in _seeds]  # seeds differ more than configs
     _rows = [{"config": "without", "seed": s, "score": x} for s, x in zip(_seeds, _base)]
