@@ -16,8 +16,6 @@ import nbformat
 import pytest
 from assignment_solutions import EXERCISES
 
-pytest.importorskip("nbgrader")
-
 from uniadapter_edu import checks
 from uniadapter_edu.grading import course, hidden
 from uniadapter_edu.grading.execute import value_of

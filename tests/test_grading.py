@@ -5,6 +5,7 @@ after the other, which is what takes the time.
 """
 
 import csv
+import functools
 import json
 import os
 
@@ -12,11 +13,8 @@ import nbformat
 import pytest
 import torch
 from assignment_solutions import ADAPTER, LAYER_NORM, START
-from test_assignments import cells, reference, with_body
-
-pytest.importorskip("nbgrader")
-
 from nbgrader.api import Gradebook
+from test_assignments import cells, reference, with_body
 
 from uniadapter_edu import UniAdapterError
 from uniadapter_edu.grading import course, hidden, sandbox
@@ -67,12 +65,17 @@ attempt("grader", lambda: os.kill(GRADER, signal.SIGTERM))
 """
 
 
+@functools.cache
+def references() -> dict:
+    source = course.source_notebook(NAME)
+    return {name: reference(exercise, source) for name, exercise in EXERCISES.items()}
+
+
 def set_bodies(notebook, **bodies):
-    """Write functions: exercise -> a body, or None for the reference."""
-    for name, exercise in EXERCISES.items():
-        body = bodies.get(name.replace("-", "_"), None)
-        cell = cells(notebook, solution=True)[name]
-        cell.source = exercise.reference if body is None else with_body(exercise.reference, body)
+    """Write all functions: the reference solution, or the body that is given for an exercise."""
+    for name, solution in references().items():
+        body = bodies.get(name.replace("-", "_"))
+        cells(notebook, solution=True)[name].source = solution if body is None else with_body(solution, body)
 
 
 def write_wrong(notebook):
@@ -134,9 +137,6 @@ CLASS = {
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
     """The course's folder after the whole route, and what each step reported."""
-    source = course.source_notebook(NAME)
-    for exercise in EXERCISES.values():
-        object.__setattr__(exercise, "reference", reference(exercise, source))
     root, handed_in = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("handed-in")
     steps = course.Course(root, **LIMITS)
     steps.generate([NAME])
