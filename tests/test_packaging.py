@@ -51,7 +51,9 @@ def test_requirements_are_exact_pins_and_the_package_itself():
 
 def test_all_that_is_needed_is_pinned_within_its_range():
     pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in pins()[:-1])}
-    wrong = [f"{n}{s}" for n, s in ranges("notebooks", "grading", "test").items() if n not in pinned or pinned[n] not in s]
+    wrong = [
+        f"{n}{s}" for n, s in ranges("notebooks", "grading", "test").items() if n not in pinned or pinned[n] not in s
+    ]
     assert not wrong
 
 
