@@ -173,6 +173,9 @@ class Course:
         ours, theirs = "uniadapter_edu.grading.execute.", "nbgrader.preprocessors."
         config.Autograde.sanitize_preprocessors = [f"{ours}Restore", *(theirs + pre for pre in before)]
         config.Autograde.autograde_preprocessors = [f"{ours}ExecuteApart", *(theirs + pre for pre in after)]
+        # nbgrader's feedback shows hidden tests: here they stay hidden, references and all.
+        show = ["nbgrader.preprocessors.GetGrades", "nbgrader.preprocessors.ClearHiddenTests"]
+        config.GenerateFeedback.preprocessors = [*show, "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor"]
         config.ExecuteApart.update(self.limits | {"seed": self.seed(name)})
         return NbGraderAPI(config=config, log_level=logging.ERROR)
 

@@ -102,7 +102,7 @@ class Process:
             raise Stopped(f"the process did not start: {error}") from None
         # What everybody needs is imported before the clock of the first cell runs.
         self.cell_seconds, seconds = total_seconds, self.cell_seconds
-        self.run("import uniadapter_edu.checks")
+        self.run("import uniadapter_edu.checks, uniadapter_edu.grading.hidden, safetensors.torch")
         self.cell_seconds = seconds
         return self
 
@@ -263,7 +263,7 @@ class ExecuteApart(NbGraderPreprocessor):
         path = process.folder / f"answers-{secrets.token_hex(8)}"
         outputs = self._run(f"{common}\n{asked}\n_hidden.save(_answers, {str(path)!r})", process)
         if errors := [output for output in outputs if output.output_type == "error"]:
-            return errors[:1]
+            return [_error(errors[0].ename, errors[0].evalue)]  # without the traceback, which shows lines of the test
         try:
             points, printed = judge(common, judged, hidden.load(path), self.seed)
         except ValueError as error:
