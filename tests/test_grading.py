@@ -269,7 +269,7 @@ def test_a_machine_without_walls_is_refused(tmp_path, monkeypatch, capsys):
 
 @sandboxed
 def test_a_process_that_cannot_be_interrupted_is_ended():
-    with Process(6_000_000_000, 1, 120) as process:
+    with Process(4_000_000_000, 1, 600) as process:
         assert process.run("print('here')")[0].text == "here\n"
         stubborn = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
         with pytest.raises(Stopped, match="could not be interrupted"):
