@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -304,6 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--memory", type=int, help="bytes of memory that a process may take (6 GB)")
     parser.add_argument("--weaker", action="store_true", help="grade though something is not isolated on this machine")
     options = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore", message="Object of type <Submitted")  # nbgrader's, of its own queries
     try:
         if options.step == "students":
             return _renew(options.sources)
