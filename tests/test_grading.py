@@ -17,7 +17,7 @@ from nbgrader.api import Gradebook
 from test_assignments import cells, reference, with_body
 
 from uniadapter_edu import UniAdapterError
-from uniadapter_edu.grading import course, hidden, sandbox
+from uniadapter_edu.grading import course, execute, hidden, sandbox
 from uniadapter_edu.grading.execute import Process, Stopped
 
 NAME = "a1"
@@ -268,7 +268,8 @@ def test_a_machine_without_walls_is_refused(tmp_path, monkeypatch, capsys):
 
 
 @sandboxed
-def test_a_process_that_cannot_be_interrupted_is_ended():
+def test_a_process_that_cannot_be_interrupted_is_ended(monkeypatch):
+    monkeypatch.setattr(execute, "GRACE", 3)
     with Process(4_000_000_000, 1, 600) as process:
         assert process.run("print('here')")[0].text == "here\n"
         stubborn = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
