@@ -132,7 +132,7 @@ def bleu(said: Sequence[str], references: Sequence[Sequence[str]]) -> float:
 
     longest = max(map(len, references))
     # sacrebleu wants streams: the first reference of every text, then the second; None where there is none.
-    streams = [[own[i] if i < len(own) else None for own in references] for i in range(longest)]
+    streams = [[plain(own[i]) if i < len(own) else None for own in references] for i in range(longest)]
     return BLEU(tokenize="none", force=True).corpus_score([plain(text) for text in said], streams).score / 100
 
 

@@ -92,7 +92,7 @@ def say(
 ) -> list[str]:
     """The text that the decoder says about each of the states (B, N, D): greedy, or the best of a search with ``beams``.
 
-    longest: tokens at most. use_cache: keep keys and values of earlier words; without it the same comes out, later.
+    longest: tokens at most, as far as the decoder can count. use_cache: keep keys and values of earlier words; without it the same comes out, later.
     """
     decoder, config = unwrapped(model).text_decoder, unwrapped(model).config.text_config
     start = torch.full((len(states), 1), config.bos_token_id, device=states.device)
@@ -106,7 +106,7 @@ def say(
             encoder_attention_mask=states_mask,
             eos_token_id=config.sep_token_id,
             pad_token_id=config.pad_token_id,
-            max_new_tokens=longest,
+            max_new_tokens=min(longest, config.max_position_embeddings - 1),
             num_beams=beams,
             do_sample=False,
             use_cache=use_cache,

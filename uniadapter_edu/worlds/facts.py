@@ -78,9 +78,7 @@ def _names() -> re.Pattern:
 @cache
 def _patterns(wording: str) -> list[tuple[str, re.Pattern, dict[str, str]]]:
     """(kind, pattern, its words -> the source's) of every form of a caption."""
-    return [
-        (kind, pattern, words) for world in (emoji, clips) for kind, pattern, words in _patterns_of(world, wording)
-    ]
+    return [(kind, pattern, words) for world in (emoji, clips) for kind, pattern, words in _patterns_of(world, wording)]
 
 
 def _patterns_of(world, wording: str) -> Iterator[tuple[str, re.Pattern, dict[str, str]]]:

@@ -29,17 +29,17 @@ SOURCE_WORDING = {
     "what": ("what is the object", "which object is in the picture"),
     "colour": ("what colour is the background", "which colour is the picture"),
     "number": ("how many are there", "what is the number"),
-    "size": ("how big is the {a}", "how big is it"),
+    "size": ("how big is the {a}", "how big is the object"),
     "where": ("where is the {a}", "where in the picture is the {a}"),
     "relation": ("which object is {place} the {b}", "what is there {place} the {b}"),
     "thing": ("is there a {a}", "is a {a} in the picture"),
-    "ground": ("is the background {colour}", "is it a {colour} picture"),
+    "ground": ("is the background {colour}", "is the picture {colour}"),
     "arrangement": ("is the {a} {place} the {b}", "is there a {a} {place} a {b}"),
     "mover": ("what is on the move", "which object is sliding"),
     "way": ("where is the {a} sliding", "which way is the {a} sliding"),
     "joins": ("what is arriving", "which object is arriving by the {a}"),
     "takes its place": ("what is in place of the {a}", "which object is in place of the {a}"),
-    "motion": ("is the {a} sliding {place}", "is it a {a} sliding {place}"),
+    "motion": ("is the {a} sliding {place}", "is there a {a} sliding {place}"),
 }
 TARGET_WORDING = {
     "what": ("object?", "canvas object?"),
@@ -94,7 +94,15 @@ def reply(question: Question, wording: str = "source") -> str:
 
 def answers(names: Sequence[str], wording: str = "source") -> list[str]:
     """The vocabulary of answers where the things are called `names`, sorted: the candidates to rank."""
-    plain = {"yes", "no", *COLOURS, *SIZES, *NUMBERS.values(), *DIRECTIONS, *(p for two in PLACES.values() for p in two)}
+    plain = {
+        "yes",
+        "no",
+        *COLOURS,
+        *SIZES,
+        *NUMBERS.values(),
+        *DIRECTIONS,
+        *(p for two in PLACES.values() for p in two),
+    }
     return sorted({WORDINGS[wording][1].get(word, word) for word in plain} | set(names))
 
 
@@ -161,7 +169,12 @@ FEATURES = {name: Value("string") for name in ("question", "answer", "kind", "st
 
 
 def load_questions(
-    world: str = "target", split: str = "train", size: int = 1000, style: str | None = None, seed: int = 0, each: int = 3
+    world: str = "target",
+    split: str = "train",
+    size: int = 1000,
+    style: str | None = None,
+    seed: int = 0,
+    each: int = 3,
 ) -> Dataset:
     """Questions about the scenes of `emoji.load_split`: a `datasets.Dataset` with the columns `image`, `question` and
     `answer`, as VQA data sets have them, and `kind`, `scene`, `style` and `licence`.
@@ -191,7 +204,9 @@ def load_clip_questions(
     return _ask(shown, _clip, of_clip, world, style, seed, each, features)
 
 
-def _ask(shown: Dataset, describe: Callable, of: Callable, world: str, style: str | None, seed: int, each: int, features):
+def _ask(
+    shown: Dataset, describe: Callable, of: Callable, world: str, style: str | None, seed: int, each: int, features
+):
     """`each` questions about every row."""
     if not isinstance(each, int) or each < 1:
         raise UniAdapterError(f"each is {each!r}, expected a whole number of at least 1.", "Give, for example, 3.")
