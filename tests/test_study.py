@@ -68,7 +68,7 @@ def go(runs, folder, **options):
 
 
 def timeless(rows):
-    return [replace(row, seconds_per_step=None) for row in rows]
+    return [replace(row, seconds_per_step=None, peak_mb=None) for row in rows]
 
 
 # ---- the grid

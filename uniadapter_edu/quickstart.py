@@ -80,10 +80,10 @@ class Result:
 # --------------------------------------------------------------------------- one method
 
 
-def prepare(method: str, settings: Settings) -> nn.Module:
-    """A fresh backbone in which exactly what `method` trains requires a gradient."""
+def prepare(method: str, settings: Settings, task: str = "retrieval") -> nn.Module:
+    """A fresh backbone for a task in which exactly what `method` trains requires a gradient."""
     torch.manual_seed(settings.seed)
-    model = load_backbone()
+    model = load_backbone(task=task)
     config = UniAdapterConfig.paper(bottleneck=settings.bottleneck, scale=settings.scale)
     ways: dict[str, Callable[[nn.Module], nn.Module]] = {
         "frozen": lambda m: m.requires_grad_(False),
