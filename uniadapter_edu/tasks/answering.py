@@ -75,11 +75,8 @@ class AnsweringTask(LanguageTask):
 
 def encode_questions(model: nn.Module, tokens: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Questions (B, T) that look at image tokens (B, N, D) -> their states (B, T, D)."""
-    return (
-        unwrapped(model)
-        .text_encoder(input_ids=input_ids, attention_mask=attention_mask, encoder_hidden_states=tokens)
-        .last_hidden_state
-    )
+    encoder = unwrapped(model).text_encoder
+    return encoder(input_ids, attention_mask, encoder_hidden_states=tokens).last_hidden_state
 
 
 # ---- answers

@@ -61,18 +61,10 @@ def start_token(model: nn.Module) -> int:
 
 def decode(model: nn.Module, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor) -> Tensor:
     """What the decoder expects after each token: ids and mask (B, T), states (B, N, D), mask (B, N) -> logits (B, T, V)."""
+    decoder = unwrapped(model).text_decoder
+    looks = {"encoder_hidden_states": states, "encoder_attention_mask": states_mask}
     with masks_obeyed(model):
-        return (
-            unwrapped(model)
-            .text_decoder(
-                input_ids=ids,
-                attention_mask=mask,
-                encoder_hidden_states=states,
-                encoder_attention_mask=states_mask,
-                use_cache=False,
-            )
-            .logits
-        )
+        return decoder(input_ids=ids, attention_mask=mask, use_cache=False, **looks).logits
 
 
 def log_likelihood(model: nn.Module, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor) -> Tensor:
@@ -92,7 +84,8 @@ def say(
 ) -> list[str]:
     """The text that the decoder says about each of the states (B, N, D): greedy, or the best of a search with ``beams``.
 
-    longest: tokens at most, as far as the decoder can count. use_cache: keep keys and values of earlier words; without it the same comes out, later.
+    longest: tokens at most, as far as the decoder can count. use_cache: keep keys and values of earlier words; without
+    it the same comes out, later.
     """
     decoder, config = unwrapped(model).text_decoder, unwrapped(model).config.text_config
     start = torch.full((len(states), 1), config.bos_token_id, device=states.device)

@@ -94,16 +94,9 @@ def reply(question: Question, wording: str = "source") -> str:
 
 def answers(names: Sequence[str], wording: str = "source") -> list[str]:
     """The vocabulary of answers where the things are called `names`, sorted: the candidates to rank."""
-    plain = {
-        "yes",
-        "no",
-        *COLOURS,
-        *SIZES,
-        *NUMBERS.values(),
-        *DIRECTIONS,
-        *(p for two in PLACES.values() for p in two),
-    }
-    return sorted({WORDINGS[wording][1].get(word, word) for word in plain} | set(names))
+    places = {place for two in PLACES.values() for place in two} | set(DIRECTIONS)
+    words = {"yes", "no", *COLOURS, *SIZES, *NUMBERS.values()} | places
+    return sorted({WORDINGS[wording][1].get(word, word) for word in words} | set(names))
 
 
 # --------------------------------------------------------------------------- what can be asked
