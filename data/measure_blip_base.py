@@ -58,7 +58,7 @@ def batch() -> dict[str, torch.Tensor]:
 def measure(task: str, method: str) -> dict:
     """Two steps of one method on one kind of model."""
     torch.manual_seed(0)
-    with PeakMemory() as memory:
+    with PeakMemory(interval=0.1) as memory:
         model = METHODS[method](TASKS[task](blip_base()))
         trainer, given = KINDS[task](model, load_processor()).train(), batch()
         optimizer = torch.optim.AdamW(trainer.trainable().values(), lr=1e-5)

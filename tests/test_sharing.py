@@ -13,7 +13,9 @@ from small_world import random_adapters, wide_awake
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering
 
 from uniadapter_edu import sharing
-from uniadapter_edu.adaptation import adapt
+from uniadapter_edu.__main__ import main
+from uniadapter_edu.adaptation import adapt, default_config
+from uniadapter_edu.backbones import load_backbone
 from uniadapter_edu.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_adapters, save_adapters
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
@@ -231,20 +233,17 @@ def test_questions_become_adapters_in_one_call(own, backbone, processor, tmp_pat
     assert len(History.load(tmp_path / "out" / "history.json").rows) == 120
 
 
-def test_captions_become_adapters_in_one_call(own, backbone, processor, tmp_path):
+def test_captions_become_adapters_by_one_command(own, backbone, processor, tmp_path):
     lines = [[f"small {animal}", "x", file] for file, animal in zip(FILES, COLOURS.values())]
     lines.append(["big cat", "x", "red.png"])  # a second caption of the first picture
     given = own(["caption", "source", "file"], *lines)
     data = own_folder(*given)
     assert len(data) == 4 and data[0]["captions"] == ["small cat", "big cat"] and data[3]["image"].size == (40, 30)
-    options = {
-        "backbone": backbone(BlipForImageTextRetrieval),
-        "config": CONFIG,
-        "train_config": FAST,
-        "progress": False,
-    }
-    model = adapt(*given, tmp_path / "out", **options)
-    assert evaluate_retrieval(model, processor, data, progress=False).i2t_r1 == 1
+    blip, out = str(backbone(BlipForImageTextRetrieval)), str(tmp_path / "out")
+    options = ["--bottleneck", "16", "--scale", "1", "--epochs", "100", "--learning-rate", "5e-3"]
+    assert main(["adapt", *map(str, given), "--output", out, "--backbone", blip, *options]) == 0
+    model = load_adapters(load_backbone(blip), out)
+    assert model.uniadapter.config == CONFIG and evaluate_retrieval(model, processor, data, progress=False).i2t_r1 == 1
 
 
 @pytest.mark.parametrize(
@@ -267,4 +266,5 @@ def test_tables_that_do_not_fit_the_task(own, tmp_path):
     captions = own(["file", "caption"], ["red.png", "cat"])
     for task in ("answering", "sorting"):
         refused(f"task is '{task}', and the table holds captions", lambda t=task: adapt(*captions, tmp_path, task=t))
+    assert default_config().scale > default_config("a folder").scale == UniAdapterConfig().scale
     refused("no table at", lambda: own_folder(tmp_path, tmp_path / "nothing.csv"))

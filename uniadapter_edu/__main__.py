@@ -1,4 +1,4 @@
-"""`python -m uniadapter_edu quickstart`, `study` and `tasks`"""
+"""`python -m uniadapter_edu quickstart`, `study`, `tasks` and `adapt`"""
 
 import argparse
 import sys
@@ -7,11 +7,15 @@ from pathlib import Path
 
 from uniadapter_edu import five_tasks, study
 from uniadapter_edu import quickstart as job
+from uniadapter_edu.adaptation import adapt, default_config
+from uniadapter_edu.backbones import TASKS
 from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.training import TrainConfig
 
 QUICKSTART = job.Settings()
 STUDY_SIZES = ("scenes", "gallery", "steps", "batch_size")  # what of quickstart's settings the study lets you change
 TASK_SIZES = ("gallery", "steps")
+TRAINING = ("epochs", "batch_size", "learning_rate")  # what of TrainConfig a command line lets you change
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,6 +61,16 @@ def _tasks(options: argparse.Namespace) -> int:
     return int(any(row.error for row in rows))
 
 
+def _adapt(options: argparse.Namespace) -> int:
+    config, given = default_config(options.backbone), {"bottleneck": options.bottleneck, "scale": options.scale}
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    training = TrainConfig(**{name: getattr(options, name) for name in TRAINING})
+    where = (options.pictures, options.table, options.output)
+    adapt(*where, task=options.task, backbone=options.backbone, config=config, train_config=training)
+    print(f"Adapters: {options.output}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m uniadapter_edu", description="UniAdapter, to learn, use and teach."
@@ -65,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quickstart(commands)
     _add_study(commands)
     _add_tasks(commands)
+    _add_adapt(commands)
     return parser
 
 
@@ -137,6 +152,27 @@ def _add_tasks(commands) -> None:
     )
     parser.add_argument("--show", action="store_true", help="run nothing; print the table of what is there")
     _add_settings(parser, TASK_SIZES, five_tasks.DEFAULTS)
+
+
+def _add_adapt(commands) -> None:
+    parser = commands.add_parser(
+        "adapt",
+        help="train adapters on your own pictures and captions or questions",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(command=_adapt)
+    parser.add_argument("pictures", type=Path, help="a folder")
+    parser.add_argument("table", type=Path, help="CSV: file and caption, or file, question and answer")
+    parser.add_argument("--output", type=Path, default=Path("runs/adapt"), help="folder for the adapters")
+    parser.add_argument(
+        "--task", choices=TASKS, help="answering if the table has questions, else retrieval, unless told"
+    )
+    parser.add_argument("--backbone", help="a folder or a hub id; the embedded one unless told")
+    parser.add_argument("--bottleneck", type=int, help="what suits the backbone, unless told")
+    parser.add_argument("--scale", type=float, help="what suits the backbone, unless told")
+    for name in TRAINING:
+        default = getattr(TrainConfig, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
 
 
 def _add_settings(parser: argparse.ArgumentParser, names, defaults: job.Settings = QUICKSTART) -> None:

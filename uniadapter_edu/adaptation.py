@@ -1,7 +1,9 @@
-"""From your own pictures and words to trained adapters, in one call.
+"""From your own pictures and words to trained adapters, in one call:
 
-model = ua.adapt("holiday", "holiday.csv", "my-adapters")
-model = ua.adapt("holiday", "questions.csv", "my-adapters", backbone="Salesforce/blip-vqa-base")
+    model = ua.adapt("holiday", "holiday.csv", "my-adapters")
+    model = ua.adapt("holiday", "questions.csv", "my-adapters", backbone="Salesforce/blip-vqa-base")
+
+or without a script: `python -m uniadapter_edu adapt holiday holiday.csv --output my-adapters`.
 """
 
 import os
@@ -22,7 +24,6 @@ from uniadapter_edu.training import TrainConfig, train
 from uniadapter_edu.worlds.own import own_folder
 
 _KINDS = {"retrieval": RetrievalTask, "answering": AnsweringTask, "captioning": CaptioningTask}
-_SMALL = UniAdapterConfig(bottleneck=32, scale=4.0)  # what suits the embedded backbone; the default suits width 768
 
 
 def adapt(
@@ -47,7 +48,7 @@ def adapt(
     """
     data = own_folder(folder, table)
     task = _fitting(task, "question" in data.column_names)
-    config = config or (_SMALL if backbone is None else UniAdapterConfig())
+    config = config or default_config(backbone)
     train_config = train_config or TrainConfig()
     torch.manual_seed(train_config.seed)
     model = insert_adapters(load_backbone(backbone, task=task), config)
@@ -58,6 +59,11 @@ def adapt(
     save_adapters(model, output)
     history.save(Path(output) / "history.json")
     return model
+
+
+def default_config(backbone: str | os.PathLike | None = None) -> UniAdapterConfig:
+    """What suits a backbone: the paper's choice is for width 768, the embedded one has 192 and wants a larger scale."""
+    return UniAdapterConfig(bottleneck=32, scale=4.0) if backbone is None else UniAdapterConfig()
 
 
 def _fitting(task: str | None, asks: bool) -> str:
