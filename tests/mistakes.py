@@ -526,6 +526,7 @@ STARTS = [
 
 # ------------------------------------------------------------------------------------------------- answers and captions
 
+OWN_LOSS = suite("language", "test_language_loss_is_transformers_own")
 ONE_ANSWER = suite("language", "test_answering_loss_is_the_mean_negative_log_likelihood_one_answer_at_a_time")
 
 LANGUAGE = [
@@ -534,12 +535,14 @@ LANGUAGE = [
         "losses.py",
         "following = input_ids[:, 1:]",
         "following = input_ids.roll(-1, 1)[:, 1:]",
+        OWN_LOSS,
     ),
     Mistake(
         "padding is trained, too",
         "losses.py",
         "input_ids[:, 1:].masked_fill(attention_mask[:, 1:] == 0, IGNORED)",
         "input_ids[:, 1:]",
+        OWN_LOSS,
     ),
     Mistake(
         "the decoder sees the padding of questions",
