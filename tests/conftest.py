@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from small_world import WORDS
 from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipImageProcessorPil, BlipProcessor
 
+from uniadapter_edu.backbones import TASKS
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -51,10 +53,14 @@ def blip_config(vision_layers=2, text_layers=2, vision_width=32, text_width=32) 
 
 @pytest.fixture(scope="session")
 def make_blip():
-    """``make_blip(cls=BlipForImageTextRetrieval, **sizes)``: a fresh random BLIP, float32, eval, always the same."""
+    """``make_blip(cls=BlipForImageTextRetrieval, **sizes)``: a fresh random BLIP, float32, eval, always the same.
 
-    def make(cls=BlipForImageTextRetrieval, seed=0, **sizes):
+    ``task="captioning"`` names the class as `load_backbone` does, whose place it takes in some tests.
+    """
+
+    def make(cls=BlipForImageTextRetrieval, seed=0, task=None, **sizes):
         torch.manual_seed(seed)
+        cls = TASKS[task] if task else cls
         return cls(blip_config(**sizes)).eval()
 
     return make

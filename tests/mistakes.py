@@ -524,4 +524,54 @@ STARTS = [
     ),
 ]
 
-CATALOGUE = [*BOTTLENECK, *BRANCHES, *PLACES, *KEY_VALUE_ADAPTERS, *VIDEO, *STARTS]
+# ------------------------------------------------------------------------------------------------- answers and captions
+
+OWN_LOSS = suite("language", "test_language_loss_is_transformers_own")
+ONE_ANSWER = suite("language", "test_answering_loss_is_the_mean_negative_log_likelihood_one_answer_at_a_time")
+
+LANGUAGE = [
+    Mistake(
+        "the token after the next one is trained",
+        "losses.py",
+        "following = input_ids[:, 1:]",
+        "following = input_ids.roll(-1, 1)[:, 1:]",
+        OWN_LOSS,
+    ),
+    Mistake(
+        "padding is trained, too",
+        "losses.py",
+        "input_ids[:, 1:].masked_fill(attention_mask[:, 1:] == 0, IGNORED)",
+        "input_ids[:, 1:]",
+        OWN_LOSS,
+    ),
+    Mistake(
+        "the decoder sees the padding of questions",
+        "tasks/language.py",
+        "with masks_obeyed(model):\n        return",
+        "if True:\n        return",
+        ONE_ANSWER,
+    ),
+    Mistake(
+        "generation sees the padding of questions",
+        "tasks/language.py",
+        "encoder_attention_mask=states_mask,\n            eos",
+        "eos",
+        suite("language", "test_an_answer_does_not_depend_on_the_other_questions_of_its_batch"),
+    ),
+    Mistake(
+        "answers are scored token by token, so that long ones count more",
+        "tasks/answering.py",
+        "self.smoothing).sum(1).mean()",
+        "self.smoothing).sum() / answer_mask[:, 1:].sum()",
+        ONE_ANSWER,
+    ),
+    Mistake(
+        "the decoder starts with [CLS]",
+        "tasks/language.py",
+        "    input_ids[:, 0] = start_token(model)\n",
+        "",
+        suite("language", "test_what_is_said_starts_with_the_models_own_token"),
+    ),
+]
+
+CATALOGUE = [*BOTTLENECK, *BRANCHES, *PLACES, *KEY_VALUE_ADAPTERS, *VIDEO, *STARTS, *LANGUAGE]

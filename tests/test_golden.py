@@ -18,10 +18,13 @@ from uniadapter_edu._files import data_path
 from uniadapter_edu.attention import frame_weights as cosine_weights
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.insertion import adapters_disabled, encode_video, frame_weights, insert_adapters
+from uniadapter_edu.losses import language_loss
+from uniadapter_edu.tasks.answering import encode_questions
+from uniadapter_edu.tasks.language import decode
 
 TOLERANCE = {"rtol": 0, "atol": 1e-8}
 
-# These belong to the answer decoder, on which the answering task will be built; compared here already.
+# These belong to the answer decoder, which the answering task trains.
 DECODER = {"out.y.logits", "out.y.loss", "out.y.kv_logits", "out.y.kv_loss"}
 
 
@@ -219,6 +222,21 @@ def y_answer_decoder_with_key_value_adapters(golden):
     return y_answer_decoder(golden, kv=True)
 
 
+def y_answers_as_the_task_decodes_and_scores_them(golden, kv=False):
+    model, prefix = golden.answering(kv=kv), "kv_" if kv else ""
+    ids, mask = golden["input.answer_ids"], golden["input.answer_mask"]
+    states = encode_questions(
+        model, golden.see(model).last_hidden_state, golden["input.input_ids"], golden["input.attention_mask"]
+    )
+    logits = decode(model, states, golden["input.attention_mask"], ids, mask)
+    losses = language_loss(logits, ids, mask, golden.json["config"]["label_smoothing"])
+    return {f"out.y.{prefix}logits": logits, f"out.y.{prefix}loss": losses.sum(1)}
+
+
+def y_answers_of_the_task_with_key_value_adapters(golden):
+    return y_answers_as_the_task_decodes_and_scores_them(golden, kv=True)
+
+
 # From a module by itself to a whole model, so that the first test to fail says most about a mistake.
 CASES = [
     a_modules_alone,
@@ -237,6 +255,8 @@ CASES = [
     x_encoder_mask,
     y_answer_decoder,
     y_answer_decoder_with_key_value_adapters,
+    y_answers_as_the_task_decodes_and_scores_them,
+    y_answers_of_the_task_with_key_value_adapters,
 ]
 
 

@@ -375,8 +375,7 @@ def test_frame_weights_of_the_wrong_shape_are_refused(tiny_blip):
 
 
 def test_models_without_a_text_feature_are_refused(make_blip, processor, dataset):
-    model = make_blip(BlipForQuestionAnswering)
-    insert_adapters(model, UniAdapterConfig(frame_aware=True))
+    model = insert_adapters(make_blip(BlipForQuestionAnswering))
     for call in (
         lambda: VideoRetrievalTask(model, processor, frame_aware=True),
         lambda: evaluate_video_retrieval(model, processor, dataset, progress=False),

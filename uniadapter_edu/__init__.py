@@ -16,6 +16,7 @@ check_versions()  # before anything imports transformers: a wrong version should
 
 from uniadapter_edu._files import data_path, verify_checksums
 from uniadapter_edu.accounting import PeakMemory, bottleneck_for, size_on_disk, trainable_parameters
+from uniadapter_edu.adaptation import adapt
 from uniadapter_edu.adapter import UniAdapter
 from uniadapter_edu.backbones import load_backbone, load_processor
 from uniadapter_edu.checkpoint import load_adapters, save_adapters
@@ -29,17 +30,21 @@ from uniadapter_edu.insertion import (
     frame_weights,
     freeze,
     insert_adapters,
+    merge_adapters,
     remove_adapters,
     set_adapter,
 )
 from uniadapter_edu.methods import full_fine_tuning, linear_probe, lora, lora_rank_for
 from uniadapter_edu.metrics import RetrievalMetrics
 from uniadapter_edu.momentum import MomentumConfig, MomentumRetrievalTask
+from uniadapter_edu.sharing import SavedAdapters, list_adapters, pull_adapters, push_adapters
+from uniadapter_edu.tasks.answering import AnsweringMetrics, AnsweringTask, answer, evaluate_answering, rank_answers
+from uniadapter_edu.tasks.captioning import CaptioningMetrics, CaptioningTask, caption, evaluate_captioning
 from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval, search
-from uniadapter_edu.tasks.video_retrieval import VideoRetrievalTask, evaluate_video_retrieval, search_clips
+from uniadapter_edu.tasks.video_retrieval import Clips, VideoRetrievalTask, evaluate_video_retrieval, search_clips
 from uniadapter_edu.training import History, TrainConfig, train
-from uniadapter_edu.worlds import benchmarks, clips, emoji
-from uniadapter_edu.worlds.own import own_pictures
+from uniadapter_edu.worlds import benchmarks, clips, emoji, facts, questions
+from uniadapter_edu.worlds.own import own_folder, own_pictures
 
 __version__ = "0.1.0"
 
@@ -52,7 +57,10 @@ __all__ = [  # noqa: RUF022 (in the order in which the course meets them)
     "save_adapters", "load_adapters", "set_adapter",
     "bottleneck_for", "MomentumConfig", "MomentumRetrievalTask", "Run", "Row", "run_grid", "summary", "recovered", "differences",
     "clips", "VideoRetrievalTask", "evaluate_video_retrieval", "search_clips",
-    "encode_video", "frame_weights", "folded_texts", "benchmarks",
+    "encode_video", "frame_weights", "folded_texts", "Clips", "benchmarks",
+    "questions", "AnsweringTask", "answer", "rank_answers", "evaluate_answering", "AnsweringMetrics",
+    "CaptioningTask", "caption", "evaluate_captioning", "CaptioningMetrics", "facts",
+    "own_folder", "adapt", "list_adapters", "SavedAdapters", "push_adapters", "pull_adapters", "merge_adapters",
     "data_path", "verify_checksums", "UniAdapterError",
 ]
 # fmt: on

@@ -1,16 +1,21 @@
-"""`python -m uniadapter_edu quickstart` and `python -m uniadapter_edu study`"""
+"""`python -m uniadapter_edu quickstart`, `study`, `tasks` and `adapt`"""
 
 import argparse
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+from uniadapter_edu import five_tasks, study
 from uniadapter_edu import quickstart as job
-from uniadapter_edu import study
+from uniadapter_edu.adaptation import adapt, default_config
+from uniadapter_edu.backbones import TASKS
 from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.training import TrainConfig
 
 QUICKSTART = job.Settings()
 STUDY_SIZES = ("scenes", "gallery", "steps", "batch_size")  # what of quickstart's settings the study lets you change
+TASK_SIZES = ("gallery", "steps")
+TRAINING = ("epochs", "batch_size", "learning_rate")  # what of TrainConfig a command line lets you change
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,6 +51,26 @@ def _study(options: argparse.Namespace) -> int:
     return int(any(row.error for rows in tables.values() for row in rows))
 
 
+def _tasks(options: argparse.Namespace) -> int:
+    worlds = five_tasks.TASKS if "all" in options.task else [w for w in five_tasks.TASKS if job.slug(w) in options.task]
+    if options.show:
+        print(five_tasks.table([row for row in five_tasks.read(options.folder) if row.run.world in worlds]))
+        return 0
+    settings = replace(five_tasks.DEFAULTS, **{name: getattr(options, name) for name in TASK_SIZES})
+    rows = five_tasks.five_tasks(options.folder, worlds, options.seeds, settings)
+    return int(any(row.error for row in rows))
+
+
+def _adapt(options: argparse.Namespace) -> int:
+    config, given = default_config(options.backbone), {"bottleneck": options.bottleneck, "scale": options.scale}
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    training = TrainConfig(**{name: getattr(options, name) for name in TRAINING})
+    where = (options.pictures, options.table, options.output)
+    adapt(*where, task=options.task, backbone=options.backbone, config=config, train_config=training)
+    print(f"Adapters: {options.output}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m uniadapter_edu", description="UniAdapter, to learn, use and teach."
@@ -53,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_quickstart(commands)
     _add_study(commands)
+    _add_tasks(commands)
+    _add_adapt(commands)
     return parser
 
 
@@ -107,6 +134,45 @@ def _add_study(commands) -> None:
         "--record", action="store_true", help="with --draw: make this study the one that ships with the package"
     )
     _add_settings(parser, STUDY_SIZES, study.DEFAULTS)
+
+
+def _add_tasks(commands) -> None:
+    parser = commands.add_parser(
+        "tasks",
+        help="one adapter on retrieval, questions and captions, of pictures and clips: hours, and can be interrupted",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(command=_tasks)
+    parser.add_argument("--folder", type=Path, default=Path("runs/tasks"), help="for rows and checkpoints")
+    parser.add_argument(
+        "--task", nargs="+", default=["all"], choices=[*map(job.slug, five_tasks.TASKS), "all"], help="which to run"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=list(five_tasks.SEEDS), help="the first one chooses learning rates"
+    )
+    parser.add_argument("--show", action="store_true", help="run nothing; print the table of what is there")
+    _add_settings(parser, TASK_SIZES, five_tasks.DEFAULTS)
+
+
+def _add_adapt(commands) -> None:
+    parser = commands.add_parser(
+        "adapt",
+        help="train adapters on your own pictures and captions or questions",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(command=_adapt)
+    parser.add_argument("pictures", type=Path, help="a folder")
+    parser.add_argument("table", type=Path, help="CSV: file and caption, or file, question and answer")
+    parser.add_argument("--output", type=Path, default=Path("runs/adapt"), help="folder for the adapters")
+    parser.add_argument(
+        "--task", choices=TASKS, help="answering if the table has questions, else retrieval, unless told"
+    )
+    parser.add_argument("--backbone", help="a folder or a hub id; the embedded one unless told")
+    parser.add_argument("--bottleneck", type=int, help="what suits the backbone, unless told")
+    parser.add_argument("--scale", type=float, help="what suits the backbone, unless told")
+    for name in TRAINING:
+        default = getattr(TrainConfig, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
 
 
 def _add_settings(parser: argparse.ArgumentParser, names, defaults: job.Settings = QUICKSTART) -> None:

@@ -22,30 +22,32 @@ from tqdm.auto import tqdm
 
 from uniadapter_edu import quickstart
 from uniadapter_edu._atomic import write_together
-from uniadapter_edu.accounting import trainable_parameters
+from uniadapter_edu.accounting import PeakMemory, trainable_parameters
 from uniadapter_edu.backbones import load_backbone, load_processor
 from uniadapter_edu.checkpoint import fingerprint
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.insertion import insert_adapters
+from uniadapter_edu.jobs import JOBS, Metrics
 from uniadapter_edu.methods import lora
-from uniadapter_edu.metrics import RetrievalMetrics
 from uniadapter_edu.momentum import MomentumConfig, MomentumRetrievalTask
 from uniadapter_edu.quickstart import Settings
-from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval
-from uniadapter_edu.tasks.video_retrieval import VideoRetrievalTask, evaluate_video_retrieval
 from uniadapter_edu.training import History, TrainConfig, train
-from uniadapter_edu.worlds import clips, emoji
+from uniadapter_edu.worlds import clips, emoji, questions
 
 DEFAULTS = Settings()
 SCORES = "t2i_r1", "i2t_r1"
 FRAMES = 6
 _remembered = lru_cache(maxsize=3)  # the same data sets serve many runs
-# What is searched, by name: (world, split, size, style) -> data set
+_pictures = _remembered(emoji.load_split)
+# What is searched, asked about or described, by name: (world, split, size, style) -> data set. `jobs.JOBS` says how.
 WORLDS = {
-    "pictures": _remembered(emoji.load_split),
+    "pictures": _pictures,
+    "captions": _pictures,
     "clips": _remembered(partial(clips.load_clips, frames=FRAMES)),
     "clips with distractors": _remembered(partial(clips.load_clips, frames=FRAMES, distractors=2)),
+    "picture questions": _remembered(questions.load_questions),
+    "clip questions": _remembered(partial(questions.load_clip_questions, frames=FRAMES)),
 }
 
 
@@ -93,13 +95,19 @@ class Row:
     """What a run gave: one row of the table. A run that failed has an ``error`` and no metrics."""
 
     run: Run
-    metrics: RetrievalMetrics | None = None
+    metrics: Metrics | None = None  # of the kind that the world's job gives
     trainable: int | None = None
     percent: float | None = None  # of the backbone's parameters
     loss: float | None = None  # the mean of the last ten steps'
     seconds_per_step: float | None = None
     precision: str | None = None  # in which it was trained: "fp32" or "bf16"
     error: str | None = None
+    peak_mb: float | None = None  # resident memory of the whole process while it trained
+
+    @property
+    def score(self) -> float:
+        """The one number by which runs on this world are compared: what its job says."""
+        return getattr(self.metrics, JOBS[self.run.world].score)
 
     def to_dict(self) -> dict:
         """The fields as plain values that JSON can hold."""
@@ -108,31 +116,34 @@ class Row:
     @classmethod
     def from_dict(cls, values: dict) -> "Row":
         """The inverse of :meth:`to_dict`."""
-        metrics = values["metrics"] and RetrievalMetrics.from_dict(values["metrics"])
-        return cls(**values | {"run": Run.from_dict(values["run"]), "metrics": metrics})
+        run = Run.from_dict(values["run"])
+        metrics = values["metrics"] and JOBS[run.world].metrics.from_dict(values["metrics"])
+        return cls(**values | {"run": run, "metrics": metrics})
 
 
 def execute(run: Run, folder: Path) -> Row:
     """Train and score one run, from where it was interrupted if it was; ``folder`` is for its checkpoint."""
     settings, model = run.settings, prepare(run)
-    history = None if run.method == "frozen" else _train(run, model, folder)
-    evaluate = evaluate_retrieval if run.world == "pictures" else evaluate_video_retrieval
+    with PeakMemory() as memory:
+        history = None if run.method == "frozen" else _train(run, model, folder)
     gallery = WORLDS[run.world]("target", run.split, settings.gallery, settings.style)
-    metrics = evaluate(model, load_processor(), gallery, top_k=settings.top_k, progress=False)
+    metrics = JOBS[run.world].evaluate(model, load_processor(), gallery, settings.top_k)
     ledger = trainable_parameters(model)
     row = Row(run, metrics, ledger.trainable, ledger.percent)
     if history is None:
         return row
     last, speed = history.column("loss")[-10:], history.seconds_per_step
-    return replace(row, loss=sum(last) / len(last), seconds_per_step=speed, precision=history.precision)
+    took = {"seconds_per_step": speed, "peak_mb": memory.peak_mb}
+    return replace(row, loss=sum(last) / len(last), precision=history.precision, **took)
 
 
 def prepare(run: Run) -> nn.Module:
     """A fresh backbone in which exactly what the run trains requires a gradient."""
+    backbone = JOBS[run.world].backbone
     if run.config is None and run.rank is None:
-        return quickstart.prepare(run.method, run.settings)
+        return quickstart.prepare(run.method, run.settings, backbone)
     torch.manual_seed(run.settings.seed)
-    model = load_backbone()
+    model = load_backbone(task=backbone)
     return insert_adapters(model, run.config) if run.config else lora(model, run.rank)
 
 
@@ -141,7 +152,7 @@ def _train(run: Run, model: nn.Module, folder: Path) -> History:
     config = TrainConfig(
         steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed, learning_rate=run.learning_rate
     )
-    kind = RetrievalTask if run.world == "pictures" else VideoRetrievalTask
+    kind = JOBS[run.world].task
     if run.momentum:
         _check_pictures(run)
         kind = partial(MomentumRetrievalTask, momentum=run.momentum)
@@ -171,11 +182,13 @@ def run_grid(
     once the row is there. A run that fails has its error in its row and is tried again by the next call; the others
     go on, unless ``stop_on_error``.
     """
-    folder, backbone, rows = Path(folder), fingerprint(load_backbone()), []
+    folder, rows = Path(folder), []
+    kinds = {JOBS[run.world].backbone for run in runs}
+    backbones = {kind: fingerprint(load_backbone(task=kind)) for kind in kinds}
     with tqdm(runs, unit="run", disable=not progress) as bar:
         for run in bar:
             bar.set_postfix_str(run.name)
-            rows.append(_row(run, folder, run.key(backbone), stop_on_error))
+            rows.append(_row(run, folder, run.key(backbones[JOBS[run.world].backbone]), stop_on_error))
     return rows
 
 
@@ -257,11 +270,11 @@ def _cell(run: Run, own: list[Row], rows: Sequence[Row]) -> dict:
     cell |= {"n": len(good), "failed": len(own) - len(good)}
     cell |= {name: getattr(good[0], name) if good else None for name in ("trainable", "percent")}
     for name in SCORES:
-        cell |= _mean_and_std(name, [getattr(row.metrics, name) for row in good])
-    return cell | _mean_and_std("recovered", [recovered(row, rows) for row in good])
+        cell |= mean_and_std(name, [getattr(row.metrics, name) for row in good])
+    return cell | mean_and_std("recovered", [recovered(row, rows) for row in good])
 
 
-def _mean_and_std(name: str, values: list[float | None]) -> dict:
+def mean_and_std(name: str, values: list[float | None]) -> dict:
     known = [value for value in values if value is not None]
     spread = statistics.stdev(known) if len(known) > 1 else None
     return {name: statistics.mean(known) if known else None, f"{name}_std": spread}
@@ -297,10 +310,10 @@ def table(rows: Sequence[Row]) -> str:
 def _cells(cell: dict) -> list[str]:
     seeds = str(cell["n"]) + (f", {cell['failed']} failed" if cell["failed"] else "")
     size = ["" if cell["n"] == 0 else text for text in (f"{cell['trainable'] or 0:,}", f"{cell['percent'] or 0:.2f}")]
-    scores = [_percent(cell[name], cell[f"{name}_std"]) for name in (*SCORES, "recovered")]
+    scores = [percent(cell[name], cell[f"{name}_std"]) for name in (*SCORES, "recovered")]
     sizes = str(cell["batch_size"]), str(cell["steps"])
     return [cell["line"], cell["style"], cell["world"], *sizes, *size, *scores, seeds]
 
 
-def _percent(mean: float | None, spread: float | None) -> str:
+def percent(mean: float | None, spread: float | None) -> str:
     return "" if mean is None else f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")

@@ -42,10 +42,10 @@ def insert_adapters(model: nn.Module, config: UniAdapterConfig | None = None, na
     config: `UniAdapterConfig.paper()` if None. name: what `set_adapter` will call these adapters.
     The new modules have the model's device and dtype; their initial values depend on `torch.manual_seed` alone.
 
-    Raises `UniAdapterError` if adapters are inserted already, if this is no BLIP, if its towers differ in width, or if
-    config is no `UniAdapterConfig`.
+    Raises `UniAdapterError` if adapters are inserted already, if this is no BLIP, if its towers differ in width, if
+    config is no `UniAdapterConfig`, or if it asks for frame-aware attention of a model without text features.
     """
-    _check_config(config)
+    _check_config(config, model)
     if hasattr(model, "uniadapter"):
         raise UniAdapterError(
             "Adapters are inserted in this model already.",
@@ -86,9 +86,9 @@ def add_adapter(model: nn.Module, config: UniAdapterConfig | None = None, name: 
     """Build one more named adapter beside those that are inserted, and return it; `set_adapter` makes it the active one.
 
     Until then it takes no part in anything: not in the forward pass, nor in ``model.parameters()``, ``state_dict()`` or
-    ``.to()`` (`set_adapter` moves it). Raises `UniAdapterError` if the name is taken, or config is no `UniAdapterConfig`.
+    ``.to()`` (`set_adapter` moves it). Raises `UniAdapterError` if the name is taken, or as `insert_adapters` does.
     """
-    _check_config(config)
+    _check_config(config, model)
     if name in _inserted(model).sets:
         raise UniAdapterError(f'An adapter is called "{name}" already.', "Choose another name.")
     return _build(model, config, name)
@@ -145,6 +145,17 @@ def frame_weights(model: nn.Module, w: torch.Tensor) -> Iterator[nn.Module]:
             f"Frame weights are {_shape(w)}, expected a tensor (B, F).", "Give one weight per clip and frame."
         )
     with _setting(_wiring(model), frames=frame_multipliers(w)):
+        yield model
+
+
+@contextlib.contextmanager
+def masks_obeyed(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside, cross-attention obeys ``encoder_attention_mask`` whatever is inserted, as it does with adapters at work.
+
+    transformers drops that mask, so that an answer decoder sees the padding of its questions. Inside, every way to
+    train is compared on the same task; a mask of ones changes nothing.
+    """
+    with _setting(_wiring(model), masks=True):
         yield model
 
 
@@ -236,6 +247,7 @@ class _Wiring:
         self.enabled = True
         self.texts = 1  # k, per image
         self.frames: torch.Tensor | None = None  # multipliers m (B, F)
+        self.masks = False  # whether encoder masks are obeyed without adapters, too
         self.trained_before: tuple[str, ...] = ()
         self.handles = []
 
@@ -500,7 +512,7 @@ class _CrossTap:
         k = self.wiring.texts if self.faces_images else 1
         multipliers = self.wiring.frames if self.faces_images else None
         _check_crossing(texts, k, e, multipliers, self.wiring.tokens)
-        corrects = self.wiring.adapter is not None
+        corrects = self.wiring.adapter is not None or self.wiring.masks
         return _Crossing(len(e), k, mask, corrects, multipliers, self._deltas(e, cache))
 
     def _deltas(self, e: torch.Tensor, cache) -> dict[str, torch.Tensor]:
@@ -530,11 +542,17 @@ def _is_reentrant(tower: nn.Module) -> bool:
     return options is not None and options.get("use_reentrant", True)
 
 
-def _check_config(config: UniAdapterConfig | None):
+def _check_config(config: UniAdapterConfig | None, model: nn.Module):
     if not isinstance(config, UniAdapterConfig | None):
         raise UniAdapterError(
             f"config is {config!r}, expected a UniAdapterConfig.",
             "Give UniAdapterConfig(...); UniAdapterConfig.from_dict makes one of a dictionary.",
+        )
+    if config and config.frame_aware and not hasattr(model, "text_proj"):
+        raise UniAdapterError(
+            f"frame_aware=True weighs frames by their similarity to a text, and {type(model).__name__} gives texts no "
+            "feature (it has no text_proj).",
+            "Leave it out with frame_aware=False, or take a BlipForImageTextRetrieval.",
         )
 
 

@@ -35,6 +35,26 @@ def matching_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(at_least_float32(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
 
+def language_loss(logits: Tensor, input_ids: Tensor, attention_mask: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Language-modelling loss of each next token, given those before it (BLIP, section 3.2).
+
+    ``logits`` (B, T, V) of a decoder that read ``input_ids`` (B, T), mask 1 where there is a token. Returns (B, T - 1),
+    0 where the next token is padding: summed over T it is the negative log-likelihood of a text, as long as
+    ``smoothing`` (of labels) is 0.
+    """
+    # L_t = -log softmax(logits_t)[ id_t+1 ]: logits and ids are shifted against each other HERE, and nowhere else.
+    # Whoever shifts the ids once more trains the token after the next, and the loss falls all the same.
+    following = input_ids[:, 1:].masked_fill(attention_mask[:, 1:] == 0, IGNORED)
+    losses = F.cross_entropy(
+        at_least_float32(logits[:, :-1]).flatten(0, 1),
+        following.flatten(),
+        ignore_index=IGNORED,
+        reduction="none",
+        label_smoothing=smoothing,
+    )
+    return losses.view_as(following)
+
+
 @torch.no_grad()
 def hard_negatives(
     similarity: Tensor, same: Tensor, hardness: float = 1.0, generator: torch.Generator | None = None

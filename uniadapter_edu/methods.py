@@ -20,14 +20,16 @@ def full_fine_tuning(model: nn.Module) -> nn.Module:
 
 
 def linear_probe(model: nn.Module) -> nn.Module:
-    """Only the heads train: the two projections and the matching head. Returns the model.
+    """Only the heads train: the two projections and the matching head, or a decoder's word head. Returns the model.
 
-    No graph is built below them, so that a step costs a forward pass and little more.
+    The word head is what stands between the decoder's last state and its words: a linear layer, a LayerNorm and one bias
+    a word. The matrix that makes words of states is no part of it, as it is that of the embeddings, which lie at the
+    other end of the model. No graph is built below a head, so that a step costs a forward pass and little more.
     """
     _check_plain(model)
     model.requires_grad_(False)
-    for head in _heads(model):
-        getattr(model, head).requires_grad_(True)
+    for parameter in _head_parameters(model):
+        parameter.requires_grad_(True)
     return model
 
 
@@ -64,6 +66,13 @@ def lora_rank_for(model: nn.Module, parameters: int) -> int:
 
 def _heads(model: nn.Module) -> list[str]:
     return [name for name in HEADS if hasattr(model, name)]
+
+
+def _head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    if not hasattr(model, "text_decoder"):
+        return [p for head in _heads(model) for p in getattr(model, head).parameters()]
+    words = model.text_decoder.cls.predictions
+    return [p for p in words.parameters() if p is not words.decoder.weight]
 
 
 def _lora_targets(model: nn.Module) -> dict[str, nn.Linear]:

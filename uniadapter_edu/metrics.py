@@ -12,6 +12,8 @@ Two rules decide what a score matrix alone leaves open:
   scored as wrong, and cannot be beaten. Data in which that is frequent has a ceiling below 1.
 """
 
+import re
+import unicodedata
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -57,6 +59,12 @@ def recall_at_k(ranks: Tensor, k: int) -> float:
 def median_rank(ranks: Tensor) -> float:
     """The median of ``ranks``; the mean of the middle two where their number is even."""
     return ranks.double().quantile(0.5).item()
+
+
+def plain(text: str) -> str:
+    """A text as texts are compared: lower case, no accents and no punctuation, single spaces between words."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    return " ".join(re.findall(r"\w+", bare))
 
 
 @dataclass(frozen=True)

@@ -80,24 +80,24 @@ class Result:
 # --------------------------------------------------------------------------- one method
 
 
-def prepare(method: str, settings: Settings) -> nn.Module:
-    """A fresh backbone in which exactly what `method` trains requires a gradient."""
+def prepare(method: str, settings: Settings, task: str = "retrieval") -> nn.Module:
+    """A fresh backbone for a task in which exactly what `method` trains requires a gradient."""
     torch.manual_seed(settings.seed)
-    model = load_backbone()
+    model = load_backbone(task=task)
     config = UniAdapterConfig.paper(bottleneck=settings.bottleneck, scale=settings.scale)
     ways: dict[str, Callable[[nn.Module], nn.Module]] = {
         "frozen": lambda m: m.requires_grad_(False),
         "linear probe": linear_probe,
-        "LoRA": lambda m: lora(m, lora_rank_for(m, uniadapter_budget(settings))),
+        "LoRA": lambda m: lora(m, lora_rank_for(m, uniadapter_budget(settings, task))),
         "UniAdapter": lambda m: insert_adapters(m, config),
         "full fine-tuning": full_fine_tuning,
     }
     return ways[method](model)
 
 
-def uniadapter_budget(settings: Settings) -> int:
+def uniadapter_budget(settings: Settings, task: str = "retrieval") -> int:
     """How many parameters UniAdapter trains, heads included: LoRA is given about as many."""
-    return trainable_parameters(prepare("UniAdapter", settings)).trainable
+    return trainable_parameters(prepare("UniAdapter", settings, task)).trainable
 
 
 def train_method(

@@ -89,6 +89,10 @@ class Images:
         """Pixels -> tokens (B, N, D), features (B, P), and those of each frame (B, F, P) or None, all of length 1."""
         return *encode_images(model, pixel_values), None
 
+    def tokens(self, model: nn.Module, pixel_values: Tensor) -> Tensor:
+        """Pixels -> tokens (B, N, D) alone, by any of transformers' BLIPs: not all give features."""
+        return unwrapped(model).vision_model(pixel_values=pixel_values).last_hidden_state
+
     def weights(self, model: nn.Module, text_features: Tensor, frame_features: Tensor | None) -> Tensor | None:
         """K texts of each clip (B, K, P) and its frames (B, F, P) -> w (B, K, F), or None where frames count alike."""
         return None
@@ -109,7 +113,53 @@ IMAGES = Images()
 # ---- training
 
 
-class RetrievalTask(nn.Module):
+class Task(nn.Module):
+    """What tasks have in common: what trains, and how rows of a data set become pixels in memory.
+
+    ``medium``: what is looked at. ``columns``: what else `collate` needs of each row.
+    """
+
+    medium: Images = IMAGES
+    columns: tuple[str, ...] = ("captions",)
+
+    def __init__(self, model: nn.Module, processor, seed: int = 0):
+        super().__init__()
+        self.model, self.processor, self.seed = model, processor, seed
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What trains, by name: the parameters that require a gradient, the model's and the task's own if it has any."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def check(self, dataset) -> None:
+        """Raise `UniAdapterError` if this is no data set for the task."""
+        check_dataset(dataset, self.medium)
+
+    def prepare(self, dataset) -> Sequence[dict]:
+        """``dataset`` itself, or its rows with all pixels resized and held in memory if they take at most 256 MB."""
+        self.check(dataset)
+        size = self.medium.pixels(self.processor, [dataset[0]]).numel()
+        fits = size * len(dataset) <= CACHE_BYTES
+        return CachedRows(self.processor, dataset, self.medium, self.columns) if fits else dataset
+
+    def pixels(self, examples: Sequence[dict]) -> Tensor:
+        """The pixels of B rows, uint8, as they were kept or as the rows' pictures give them."""
+        if "pixels" in examples[0]:
+            return torch.stack([row["pixels"] for row in examples])
+        return self.medium.pixels(self.processor, examples)
+
+    def draw_captions(self, examples: Sequence[dict]) -> list[str]:
+        """One caption for each row, the same whenever the row comes up in the same epoch."""
+        return [
+            random.Random(f"{self.seed} {row.get('index', i)} {row.get('epoch', 0)}").choice(row["captions"])
+            for i, row in enumerate(examples)
+        ]
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same as the task's ``loss``."""
+        return self.loss(batch)
+
+
+class RetrievalTask(Task):
     """Trains a BLIP on contrast + matching: the same data, losses and heads whatever part of the model trains.
 
     ``model`` is a ``BlipForImageTextRetrieval``: with adapters inserted, wrapped by peft, or plain. ``hardness`` bends
@@ -117,11 +167,9 @@ class RetrievalTask(nn.Module):
     Insert adapters before making the task: then the temperature is the adapters' own, else it is the task's.
     """
 
-    medium = IMAGES
-
     def __init__(self, model: nn.Module, processor, hardness: float = 1.0, seed: int = 0):
-        super().__init__()
-        self.model, self.processor, self.hardness, self.seed = model, processor, hardness, seed
+        super().__init__(model, processor, seed)
+        self.hardness = hardness
         if not hasattr(blip_of(model), "uniadapter"):
             self.own_temperature = nn.Parameter(torch.tensor(TEMPERATURE[0]))
 
@@ -131,16 +179,6 @@ class RetrievalTask(nn.Module):
         if hasattr(self, "own_temperature"):
             return self.own_temperature
         return blip_of(self.model).uniadapter.heads.temperature
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """What trains, by name: the parameters of the model that require a gradient, and the temperature."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
-
-    def prepare(self, dataset) -> Sequence[dict]:
-        """``dataset`` itself, or its rows with all pixels resized and held in memory if they take at most 256 MB."""
-        check_dataset(dataset, self.medium)
-        size = self.medium.pixels(self.processor, [dataset[0]]).numel()
-        return CachedRows(self.processor, dataset, self.medium) if size * len(dataset) <= CACHE_BYTES else dataset
 
     def collate(self, examples: Sequence[dict]) -> dict[str, Tensor]:
         """Rows of a data set -> a batch: ``pixels`` (B, 3, H, W) uint8, ``input_ids`` and ``attention_mask`` (B, T),
@@ -153,23 +191,12 @@ class RetrievalTask(nn.Module):
         captions = [set(row["captions"]) for row in examples]
         same = [[texts[j] in captions[i] or rows[i] == rows[j] for j in range(len(rows))] for i in range(len(rows))]
         input_ids, attention_mask = tokenize(self.processor, texts)
-        if "pixels" in examples[0]:
-            pixels = torch.stack([row["pixels"] for row in examples])
-        else:
-            pixels = self.medium.pixels(self.processor, examples)
         return {
-            "pixels": pixels,
+            "pixels": self.pixels(examples),
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "same": torch.tensor(same),
         }
-
-    def draw_captions(self, examples: Sequence[dict]) -> list[str]:
-        """One caption for each row, the same whenever the row comes up in the same epoch."""
-        return [
-            random.Random(f"{self.seed} {row.get('index', i)} {row.get('epoch', 0)}").choice(row["captions"])
-            for i, row in enumerate(examples)
-        ]
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch of :meth:`collate` -> scalars: ``loss`` = ``itc`` + ``itm``, and the ``temperature`` used."""
@@ -194,23 +221,19 @@ class RetrievalTask(nn.Module):
         """The contrastive loss of a batch's images and texts (B, P) against each other: a scalar."""
         return contrastive_loss(image_features, text_features, self.temperature, batch["same"])
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The same as :meth:`loss`."""
-        return self.loss(batch)
-
 
 class CachedRows:
     """The rows of a data set with their pixels resized once: training reads them again in every epoch."""
 
-    def __init__(self, processor, dataset, medium: Images):
-        self.captions = _column(dataset, "captions")
+    def __init__(self, processor, dataset, medium: Images, columns: Sequence[str] = ("captions",)):
+        self.columns = {name: _column(dataset, name) for name in columns}
         self.pixels = torch.cat(list(_pixel_blocks(processor, dataset, 64, medium)))  # (N, 3, H, W) uint8
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self.pixels)
 
     def __getitem__(self, i: int) -> dict:
-        return {"pixels": self.pixels[i], "captions": self.captions[i]}
+        return {"pixels": self.pixels[i], **{name: values[i] for name, values in self.columns.items()}}
 
 
 # ---- evaluation
@@ -403,20 +426,27 @@ def check_dataset(dataset, medium: Images = IMAGES) -> None:
 
     ``medium``: what is there instead of images.
     """
-    if not len(dataset):
-        raise UniAdapterError("the data set is empty, expected at least one row", "check the split or the filter.")
-    columns = getattr(dataset, "column_names", None) or list(dataset[0])
-    if missing := [name for name in (medium.column, "captions") if name not in columns]:
-        raise UniAdapterError(
-            f"the data set has no column {' and no column '.join(missing)}, only {', '.join(columns)}",
-            f"rename_column() to {medium.column} ({medium.content}) and captions (a list of str).",
-        )
+    check_columns(dataset, medium, {"captions": "a list of str"})
     for i, texts in enumerate(_column(dataset, "captions")):
         if isinstance(texts, str) or not texts:
             raise UniAdapterError(
                 f"captions of row {i} is {texts!r}, expected a list of at least one str",
                 "put single captions into a list, and leave out images without any.",
             )
+
+
+def check_columns(dataset, medium: Images, contents: dict[str, str]) -> None:
+    """Raise `UniAdapterError` unless ``dataset`` has rows, with the medium's column and these (name -> what is in it)."""
+    if not len(dataset):
+        raise UniAdapterError("the data set is empty, expected at least one row", "check the split or the filter.")
+    columns = getattr(dataset, "column_names", None) or list(dataset[0])
+    contents = {medium.column: medium.content} | contents
+    if missing := [name for name in contents if name not in columns]:
+        needed = " and ".join(f"{name} ({content})" for name, content in contents.items())
+        raise UniAdapterError(
+            f"the data set has no column {' and no column '.join(missing)}, only {', '.join(columns)}",
+            f"rename_column() to {needed}.",
+        )
 
 
 def _column(dataset, name: str) -> list:
@@ -438,14 +468,19 @@ def _pixel_blocks(processor, images, batch_size: int, medium: Images) -> Iterato
 
 
 def blip_of(model: nn.Module) -> nn.Module:
-    """transformers' own model, out of peft's wrapper; what peft put into its layers stays at work."""
-    blip = model.get_base_model() if hasattr(model, "get_base_model") else model
+    """As `unwrapped`, and certainly one that gives texts and images features to be compared by."""
+    blip = unwrapped(model)
     if not hasattr(blip, "text_proj"):
         raise UniAdapterError(
             f"{type(blip).__name__} gives texts no feature (it has no text_proj): nothing to rank by, nor to weigh frames",
             'use a BlipForImageTextRetrieval, such as load_backbone(task="retrieval").',
         )
     return blip
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """transformers' own model, out of peft's wrapper; what peft put into its layers stays at work."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _device(model: nn.Module) -> torch.device:

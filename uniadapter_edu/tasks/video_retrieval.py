@@ -27,6 +27,7 @@ from uniadapter_edu.tasks.retrieval import (
     evaluate_retrieval,
     preprocess,
     search,
+    unwrapped,
 )
 
 
@@ -59,6 +60,10 @@ class Clips(Images):
         cls = tokens.unflatten(1, (pixel_values.shape[1], -1))[:, :, 0]  # (B, F·n, D) -> (B, F, n, D) -> (B, F, D)
         frames = F.normalize(at_least_float32(model.vision_proj(cls)), dim=-1)
         return tokens, F.normalize(at_least_float32(feature), dim=-1), frames
+
+    def tokens(self, model: nn.Module, pixel_values: Tensor) -> Tensor:
+        """Frames (B, F, 3, H, W) -> frame-major tokens (B, F·n, D) alone, by any of transformers' BLIPs."""
+        return encode_video(unwrapped(model), pixel_values)[0]
 
     def weights(self, model: nn.Module, text_features: Tensor, frame_features: Tensor) -> Tensor | None:
         """K texts of each clip (B, K, P) and its frames (B, F, P) -> w (B, K, F), or None where frames count alike."""
