@@ -59,6 +59,7 @@ class View(W.VBox):
         row = W.HBox(list(controls.values()), layout=W.Layout(flex_flow="row wrap"))
         column = arrange(self.pictures) if arrange else W.VBox(list(self.pictures.values()))
         super().__init__([row, self.message, column])
+        self.add_class("microscope-view")
         self.redraw(set(controls))
         for key, control in self.controls.items():
             control.observe(lambda change, key=key: self._moved(key), names="value")
@@ -153,8 +154,10 @@ def _steps(label: str, options: Sequence, value) -> W.SelectionSlider:
     return W.SelectionSlider(options=options, value=value, continuous_update=False, **_settings(label, NARROW))
 
 
-def _choice(label: str, options: Sequence) -> W.Dropdown:
-    return W.Dropdown(options=options, **_settings(label, NARROW))
+def _choice(label: str, options: Sequence) -> W.ToggleButtons:
+    """Buttons, which can be seen, tabbed to and clicked; a list would hide what there is to choose."""
+    settings = _settings(label, WIDE)
+    return W.ToggleButtons(options=options, **settings | {"style": settings["style"] | {"button_width": "auto"}})
 
 
 def _switch(label: str, value: bool = True) -> W.Checkbox:
@@ -187,7 +190,9 @@ def activation_map(recording: Recording, pictures: Sequence) -> View:
     def profile(example, layer):
         return figures.share_profile(recording, example, layer)
 
-    return View("Activation map", controls, {"map": (shares, list(controls)), "profile": (profile, ("example", "layer"))})
+    return View(
+        "Activation map", controls, {"map": (shares, list(controls)), "profile": (profile, ("example", "layer"))}
+    )
 
 
 def bottleneck_units(recording: Recording, pictures: Sequence) -> View:
@@ -205,7 +210,9 @@ def bottleneck_units(recording: Recording, pictures: Sequence) -> View:
     def favourites(layer, unit):
         return figures.unit_favourites(recording, pictures, layer, unit)
 
-    return View("Bottleneck units", controls, {"units": (units, list(controls)), "favourites": (favourites, ("layer", "unit"))})
+    return View(
+        "Bottleneck units", controls, {"units": (units, list(controls)), "favourites": (favourites, ("layer", "unit"))}
+    )
 
 
 def shared_or_not(agreements: Mapping[tuple[str, str], Mapping[int, Agreement]]) -> View:
@@ -262,7 +269,9 @@ def console(models: TwoModels) -> View:
         "scores": (scores, list(controls)),
         "recall": (recalls, ("scale", *switches)),
     }
-    return View("Console", controls, pictures, {"right": ("query", lambda right: models.captions[right][0])}, _console_page)
+    return View(
+        "Console", controls, pictures, {"right": ("query", lambda right: models.captions[right][0])}, _console_page
+    )
 
 
 def _console_page(shown: Mapping[str, W.Image]) -> W.Widget:
@@ -275,7 +284,9 @@ def frame_explorer(model: nn.Module, processor, film: Callable | None = None, si
     model: with adapters. film: number of distractors -> data set of ``size`` clips, the same ones whatever the number; by default
     of the target world, four frames of the event each.
     """
-    film = cache(film or (lambda n: clips.load_clips("target", "test", size, frames=FRAMES_OF_EVENT + n, distractors=n)))
+    film = cache(
+        film or (lambda n: clips.load_clips("target", "test", size, frames=FRAMES_OF_EVENT + n, distractors=n))
+    )
     controls = {
         "clip": _slider("clip", size - 1),
         "sentence": _line("sentence", film(0)[0]["captions"][0]),
@@ -294,7 +305,9 @@ def frame_explorer(model: nn.Module, processor, film: Callable | None = None, si
 
     def frames(clip, sentence, distractors, model):
         row = film(distractors)[clip]
-        return figures.clip_frames(row["frames"], report(clip, sentence, distractors, model), row["distractors"], sentence)
+        return figures.clip_frames(
+            row["frames"], report(clip, sentence, distractors, model), row["distractors"], sentence
+        )
 
     def effects(clip, sentence, distractors, model, temperature):
         found = report(clip, sentence, distractors, model, temperature)
@@ -369,4 +382,6 @@ def _clickable(image: W.Image, name: str, click: Callable, state: str, place: in
     size = f"{TILE}px"
     for widget in (image, button):
         widget.layout = W.Layout(grid_area="1 / 1", width=size, height=size, margin="0")
-    return W.GridBox([image, button], layout=W.Layout(grid_template_columns=size, grid_template_rows=size, margin="2px"))
+    return W.GridBox(
+        [image, button], layout=W.Layout(grid_template_columns=size, grid_template_rows=size, margin="2px")
+    )

@@ -1,7 +1,7 @@
 """What frame-aware attention does to one clip and one sentence: the weights, the attention, and the answer."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from uniadapter_edu import attention
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.insertion import frame_weights
-from uniadapter_edu.tasks.retrieval import _evaluating, encode_texts, normalize, tokenize
+from uniadapter_edu.insertion import _towers
+from uniadapter_edu.tasks.retrieval import _evaluating, encode_texts, match, normalize, tokenize
 from uniadapter_edu.tasks.video_retrieval import Clips
 
 
@@ -59,11 +59,27 @@ def look_at_frames(
 
 
 def _look(model: nn.Module, tokens: Tensor, input_ids: Tensor, mask: Tensor, F: int, w: Tensor | None) -> Look:
-    with nullcontext() if w is None else frame_weights(model, w):
-        out = model.text_encoder(
-            input_ids=input_ids, attention_mask=mask, encoder_hidden_states=tokens, output_attentions=True
-        )
-    logits = model.itm_head(out.last_hidden_state[:, 0])  # (1, 2)
-    layers = torch.stack(out.cross_attentions)[:, 0]  # (L, H, T, F·n)
+    frames = None if w is None else w[:, None]  # (B, F) -> (B, K, F): one text a clip
+    with _attention_heard(model) as heard:
+        logits = match(model, tokens, input_ids[:, None], mask[:, None], frames)  # (1, 1, 2)
+    layers = torch.stack(heard)[:, 0]  # (L, H, T, F·n)
     per_frame = layers.unflatten(-1, (F, -1)).sum(-1).mean(dim=(1, 2))  # (L, H, T, F, n) -> (L, F)
-    return Look(per_frame, logits.softmax(-1)[0, 1].item())
+    return Look(per_frame, logits.softmax(-1)[0, 0, 1].item())
+
+
+@contextmanager
+def _attention_heard(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Inside, the cross-attention of each layer is noted, (B, H, T, N).
+
+    By hooks of our own: asked by ``output_attentions``, transformers leaves its hooks in the model for good.
+    """
+    heard = []
+    handles = [
+        layer.crossattention.self.register_forward_hook(lambda attention, args, output: heard.append(output[1]))
+        for layer in _towers(model).texts["kv"].layer
+    ]
+    try:
+        yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
