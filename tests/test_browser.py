@@ -31,13 +31,17 @@ FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-back
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed: apt-get install chromium")
 
-CELLS = [
-    f"import json, sys\nsys.path.insert(0, {str(TESTS)!r})\nimport microscope_views, psutil\n"
-    "built = microscope_views.build()\nviews = built.views",
-    *(f"views[{name!r}]" for name in MOVES),
-    "labels = {name: {key: [c.description, type(c).__name__] for key, c in v.controls.items()} for name, v in views.items()}\n"
-    "print('READY' + json.dumps({'labels': labels, 'mb': psutil.Process().memory_info().rss / 1e6}))",
-]
+BUILD = f"""\
+import json, sys
+sys.path.insert(0, {str(TESTS)!r})
+import microscope_views, psutil
+views = microscope_views.build().views
+"""
+READY = """\
+labels = {name: {key: [c.description, type(c).__name__] for key, c in v.controls.items()} for name, v in views.items()}
+print('READY' + json.dumps({'labels': labels, 'mb': psutil.Process().memory_info().rss / 1e6}))
+"""
+CELLS = [BUILD, *(f"views[{name!r}]" for name in MOVES), READY]
 TIMED = "import json, microscope_views\nprint('TIMED' + json.dumps(microscope_views.kernel_milliseconds(views)))"
 
 # Notes when the last key or button went, and when each picture was last there; and tells pictures apart by their bytes.

@@ -76,7 +76,7 @@ class View(W.VBox):
                 continue
             try:
                 png = _png(draw(**{name: values[name] for name in wanted}))
-            except Exception as error:  # whatever it is: a callback's exception would vanish in the browser's log
+            except Exception as error:  # noqa: BLE001 (a callback's exception would vanish in the browser's log)
                 self._errors[key] = _words(error)
             else:
                 self._errors.pop(key, None)

@@ -30,6 +30,7 @@ from uniadapter_edu.tasks.retrieval import (
 )
 
 FROZEN = None  # in the place of dials: the frozen backbone
+AS_TRAINED = Dials()
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class TwoModels:
         self.find = lru_cache(64)(self._find)
         self.ask = lru_cache(64)(self._ask)
 
-    def _find(self, query: str, dials: Dials | None = Dials()) -> tuple[list[int], list[float]]:
+    def _find(self, query: str, dials: Dials | None = AS_TRAINED) -> tuple[list[int], list[float]]:
         """``find``: the first pictures for ``query``, best first, in two stages, and their scores. dials: `FROZEN` for the
         backbone. Raises `UniAdapterError` for an empty query."""
         self._check(query, 0)
@@ -76,7 +77,7 @@ class TwoModels:
             found, scores = search(self.model, self.processor, gallery, [query], self.top_k)
         return found[0].tolist(), scores[0].tolist()
 
-    def _ask(self, query: str, right: int, dials: Dials | None = Dials()) -> Answer:
+    def _ask(self, query: str, right: int, dials: Dials | None = AS_TRAINED) -> Answer:
         """``ask``: what is found for ``query``, and how picture number ``right``, the right one, is scored. Raises
         `UniAdapterError` for an empty query, or if there is no such picture."""
         self._check(query, right)
@@ -89,12 +90,12 @@ class TwoModels:
         probability = logits.float().softmax(-1)[0, 0, 1].item()
         return Answer(*self.find(query, dials), cosines[0, right].item(), probability, place)
 
-    def recall(self, dials: Dials | None = Dials()) -> float:
+    def recall(self, dials: Dials | None = AS_TRAINED) -> float:
         """R@1 of all captions as queries, by the contrastive stage alone, from 0 to 1."""
         scores = self._sentences(dials) @ self._pictures(dials).features.T  # (M, N)
         return recall_at_k(text_to_image_ranks(scores, self.image_of_text), 1)
 
-    def best_captions(self, picture: int, n: int = 5, dials: Dials | None = Dials()) -> list[tuple[int, float]]:
+    def best_captions(self, picture: int, n: int = 5, dials: Dials | None = AS_TRAINED) -> list[tuple[int, float]]:
         """The ``n`` captions of the gallery closest to a picture: (number in ``texts``, cosine), the closest first."""
         self._check("a picture", picture)
         cosines = self._sentences(dials) @ self._pictures(dials).features[picture]  # (M,)
