@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 from PIL import Image as PILImage
-from small_world import random_adapters, wide_awake
+from small_world import assert_untouched, frozen_bits, hooks_of, random_adapters, wide_awake
 from torch.utils.flop_counter import FlopCounterMode
 
 import uniadapter_edu as ua
@@ -57,21 +57,6 @@ def specimen():
 @pytest.fixture(scope="module")
 def gallery():
     return ua.emoji.load_split("target", "test", 12)
-
-
-def hooks_of(model) -> int:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
-
-
-def frozen_bits(model) -> dict:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_untouched(model, bits, hooks):
-    assert hooks_of(model) == hooks
-    assert bits.keys() == model.state_dict().keys()
-    assert all(torch.equal(tensor, bits[name]) for name, tensor in model.state_dict().items())
 
 
 # -------------------------------------------------------------------------------------------------------- activations
@@ -564,6 +549,65 @@ def test_the_ranking_frames_the_right_picture(specimen, gallery):
     assert green == [index == 4 for index in answer.found]
     strip = axes.get_images()[0].get_array()
     assert np.array_equal(strip[:, 104:200], np.asarray(models.images[answer.found[1]]))
+
+
+def widths(axes) -> list[float]:
+    return [bar.get_width() for bar in axes.patches]
+
+
+def test_the_consoles_bars_are_its_numbers(specimen, gallery):
+    models = microscope.TwoModels(specimen, ua.load_processor(), gallery)
+    query = gallery[1]["captions"][0]
+    found = {"frozen": models.ask(query, 1, microscope.FROZEN), "as dialled": models.ask(query, 1)}
+    cosine, probability = figures.right_scores(found).axes
+    assert widths(cosine) == pytest.approx([max(answer.cosine, 0) for answer in found.values()])
+    assert widths(probability) == pytest.approx([100 * answer.probability for answer in found.values()])
+    assert widths(figures.recall_bars({"frozen": 0.25, "as trained": 0.5}).axes[0]) == [25, 50]
+    columns = {"adapted": models.best_captions(1, 3)}
+    lines = [text for text in figures.caption_columns(models, 1, columns).texts[1:]]
+    for line, (text, cosine) in zip(lines, columns["adapted"], strict=True):
+        assert line.get_text() == f"{cosine:.2f}  {models.texts[text]}"[:56]
+        assert (line.get_color() == figures.COLOURS["right"]) == (models.image_of_text[text] == 1)
+
+
+def test_frames_are_drawn_with_their_weights_and_what_these_do(specimen):
+    row = ua.clips.load_clips("target", "test", 1, frames=4, distractors=1)[0]
+    report = microscope.look_at_frames(specimen, ua.load_processor(), row["frames"], "a fox", 0.5)
+    bars = figures.clip_frames(row["frames"], report, row["distractors"], "a fox").axes[1]
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx(report.w.tolist())
+    grey = [bar.get_facecolor() == to_rgba(figures.COLOURS["frozen"]) for bar in bars.patches]
+    assert [i for i, is_grey in enumerate(grey) if is_grey] == row["distractors"]
+    keys, attended, answer = figures.frame_effects(report, row["distractors"], 0.5).axes
+    assert [bar.get_height() for bar in keys.patches] == pytest.approx(report.multipliers.tolist())
+    heights = [bar.get_height() for bar in attended.patches]
+    expected = [*report.plain.attention.mean(0), *report.aware.attention.mean(0)]
+    assert heights == pytest.approx([100 * share.item() for share in expected], rel=1e-5)
+    assert widths(answer) == pytest.approx([100 * report.plain.probability, 100 * report.aware.probability])
+
+
+def test_agreement_and_costs_are_drawn_as_they_are(recorded):
+    found = {("shared", "trained"): microscope.agreement(recorded)}
+    (line,) = [line for line in figures.agreement_chart(found).axes[0].lines if line.get_label() == "shared, trained"]
+    layers = found["shared", "trained"]
+    assert line.get_xdata() == list(layers)
+    assert line.get_ydata() == pytest.approx([100 * agreement.auc for agreement in layers.values()])
+    pairs, moved = figures.agreement_chart(found, measure="CKA").axes[0].lines
+    assert pairs.get_ydata() == pytest.approx([agreement.cka for agreement in layers.values()])
+    assert moved.get_ydata() == pytest.approx([agreement.cka_mismatched for agreement in layers.values()])
+    means = [line.get_xdata()[0] for line in figures.pairs_histogram(layers[0], "t").axes[0].lines]
+    assert means == pytest.approx([layers[0].mismatched.mean().item(), layers[0].matched.mean().item()])
+    costs = microscope.costs(microscope.blueprint("embedded"), UniAdapterConfig(bottleneck=16))
+    panels = figures.cost_bars(costs, "embedded").axes
+    assert widths(panels[0]) == [cost.trainable for cost in costs]
+    assert widths(panels[3]) == [cost.multiply_adds for cost in costs]
+
+
+def test_the_profile_has_the_mean_share_of_each_branch(recorded):
+    lines = {line.get_label(): line.get_ydata() for line in figures.share_profile(recorded).axes[0].lines}
+    reading = recorded.readings["text", 1]
+    assert lines["text"][1] == pytest.approx(reading.share()[recorded.mask.bool()].mean().item())
+    own = {line.get_label(): line.get_ydata() for line in figures.share_profile(recorded, 3, 0).axes[0].lines}
+    assert own["text"][1] == pytest.approx(reading.share()[3, : len(recorded.tokens[3])].mean().item())
 
 
 def test_numbers_and_figures_know_of_no_widget():

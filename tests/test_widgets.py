@@ -6,11 +6,12 @@ import pytest
 import torch
 from microscope_views import MOVES, another_value
 from PIL import Image
-from test_microscope import assert_untouched, frozen_bits, hooks_of
+from small_world import assert_untouched, frozen_bits, hooks_of
 
 from uniadapter_edu import UniAdapterError, widgets
 from uniadapter_edu.insertion import remove_adapters
 from uniadapter_edu.microscope import load_specimen
+from uniadapter_edu.widgets import page_name
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_a_control_changes_its_pictures_and_no_others(name, built):
 def test_every_control_has_a_label_and_every_picture_a_name(built):
     for name, view in built.views.items():
         assert all(control.description for control in view.controls.values())
-        assert all(image.tooltip == f"{name}: {key}" for key, image in view.pictures.items())
+        assert all(image._dom_classes == (page_name(name, key),) for key, image in view.pictures.items())
         assert len(repr(view)) < 110 and "\\x89PNG" not in repr(view)  # what a notebook keeps where it does not run
 
 

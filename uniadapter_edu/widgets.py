@@ -54,12 +54,14 @@ class View(W.VBox):
         arrange: Callable[[dict[str, W.Image]], W.Widget] | None = None,
     ):
         self.name, self.controls, self._draw, self._follow = name, dict(controls), dict(pictures), dict(follow or {})
-        self.pictures = {key: W.Image(format="png", tooltip=f"{name}: {key}") for key in pictures}
+        self.pictures = {key: W.Image(format="png") for key in pictures}
+        for key, image in self.pictures.items():
+            image.add_class(page_name(name, key))
         self.message, self._errors, self._following = W.HTML(), {}, False
         row = W.HBox(list(controls.values()), layout=W.Layout(flex_flow="row wrap"))
         column = arrange(self.pictures) if arrange else W.VBox(list(self.pictures.values()))
         super().__init__([row, self.message, column])
-        self.add_class("microscope-view")
+        self.add_class(page_name(name))
         self.redraw(set(controls))
         for key, control in self.controls.items():
             control.observe(lambda change, key=key: self._moved(key), names="value")
@@ -115,6 +117,11 @@ class View(W.VBox):
         return f"{self.name}: an interactive view, where this notebook runs; the figure below shows the same."
 
 
+def page_name(view: str, picture: str = "") -> str:
+    """The CSS class that a view, or one of its pictures, goes by on the page."""
+    return f"microscope-{view} {picture}".strip().lower().replace(" ", "-")
+
+
 def _png(picture) -> bytes:
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
@@ -138,11 +145,11 @@ def _box(messages) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- controls
 
-WIDE, NARROW = {"width": "420px"}, {"width": "290px"}
+WIDE, NARROW = {"width": "420px"}, {"width": "300px"}
 
 
 def _settings(label: str, width: dict) -> dict:
-    return {"description": label, "style": {"description_width": "110px"}, "layout": W.Layout(**width)}
+    return {"description": label, "style": {"description_width": "100px"}, "layout": W.Layout(**width)}
 
 
 def _slider(label: str, last: int, value: int = 0) -> W.IntSlider:

@@ -112,7 +112,8 @@ def activation_map(recording: Recording, example: int, picture, layer: int, bran
         _tidy(axes, xlim=(0, limit), ylim=(len(tokens) - 0.5, -0.5), title=title)
         axes.set_yticks(range(len(tokens)), tokens, fontsize=8)
         if len(parts) > 1:
-            figure.legend(fontsize=8, frameon=False, loc="lower right", ncols=3, handlelength=1, columnspacing=1)
+            style = {"fontsize": 8, "frameon": False, "ncols": 3, "handlelength": 1, "columnspacing": 1}
+            figure.legend(*axes.get_legend_handles_labels(), loc="lower right", **style)
     figure.text(0.5, 0.945, f"layer {layer}: what is added, |A(h)| / |h|", ha="center", fontsize=10.5)
     figure.text(0.33, 0.025, "one scale in all three, and in all layers", fontsize=8, color=GREY)
     return figure
