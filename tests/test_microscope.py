@@ -589,7 +589,7 @@ def test_agreement_and_costs_are_drawn_as_they_are(recorded):
     found = {("shared", "trained"): microscope.agreement(recorded)}
     (line,) = [line for line in figures.agreement_chart(found).axes[0].lines if line.get_label() == "shared, trained"]
     layers = found["shared", "trained"]
-    assert line.get_xdata() == list(layers)
+    assert list(line.get_xdata()) == list(layers)
     assert line.get_ydata() == pytest.approx([100 * agreement.auc for agreement in layers.values()])
     pairs, moved = figures.agreement_chart(found, measure="CKA").axes[0].lines
     assert pairs.get_ydata() == pytest.approx([agreement.cka for agreement in layers.values()])
