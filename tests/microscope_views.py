@@ -1,4 +1,4 @@
-"""All views of the microscope on the shipped adapters, and what has to change in them: for plain tests and for the browser."""
+"""All views of the microscope on the shipped adapters, and what has to change in them, for tests with a browser or not."""
 
 import statistics
 import time

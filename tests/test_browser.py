@@ -1,9 +1,9 @@
 """All views of the microscope in a real JupyterLab: every control moved by keyboard and by mouse in headless Chromium.
 
-    SCREENSHOTS=notebooks/images/microscope python -m pytest tests/test_browser.py      # also keeps the pictures that README shows
+    SCREENSHOTS=notebooks/images/microscope python -m pytest tests/test_browser.py      # also makes README's pictures
 
-Each move must change the pictures that it should, in the view that it is in, and no other on the page. A table of latencies
-is printed at the end, and nothing of it asserted: how fast a machine is says nothing about the code.
+Each move must change the pictures that it should, in the view that it is in, and no other on the page. A table of
+latencies is printed at the end, and nothing of it asserted: how fast a machine is says nothing about the code.
 """
 
 import contextlib
@@ -117,7 +117,8 @@ def wait_for_server(address: str, server: subprocess.Popen, log: Path):
 
 @pytest.fixture(scope="module")
 def page(lab):
-    """The notebook after all its cells have run; ``page.labels``: view -> control -> (label, kind); ``page.mb``: the kernel's memory."""
+    """The notebook after all its cells have run; ``page.labels``: view -> control -> (label, kind); ``page.mb``: the
+    kernel's memory."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -295,7 +296,7 @@ def test_latencies_are_printed(page, request):
 
 
 def keep_screenshot(page, view: str) -> None:
-    """A picture of the view as it is first shown, if a folder for it was asked for; small, for a page that shows all."""
+    """A picture of the view as it is first shown, small, if a folder for it was asked for."""
     folder = os.environ.get("SCREENSHOTS")
     if not folder:
         return

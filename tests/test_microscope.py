@@ -63,8 +63,8 @@ def gallery():
 
 
 class Overheard:
-    """Hooks beside the adapters' own: what a layer's last part gives before and after the adapters have added to it, what
-    the adapters can have read, and what every down-projection gives."""
+    """Hooks beside the adapters' own: what a layer's last part gives before and after the adapters have added to it,
+    what the adapters can have read, and what every down-projection gives."""
 
     def __init__(self, model):
         self.model, self.u, self.a, self.inner, self.before, self.after, self.downs = model, {}, {}, {}, {}, {}, {}
@@ -414,7 +414,7 @@ def test_frames_cannot_be_weighed_by_nothing(specimen):
 
 
 def counted(model) -> int:
-    """Multiply-adds of one picture and one sentence, each alone and together, as torch counts them while it computes."""
+    """Multiply-adds of one picture and one sentence, each alone and together, as torch counts them."""
     blip = model.get_base_model() if hasattr(model, "get_base_model") else model
     size = blip.config.vision_config.image_size
     ids = torch.ones(1, SENTENCE, dtype=torch.long)

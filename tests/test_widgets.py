@@ -1,4 +1,4 @@
-"""Views in plain Python, where ipywidgets' callbacks fire as they do on a page: which pictures change, errors, closing."""
+"""Views in plain Python, where callbacks fire as they do on a page: which pictures change, errors, closing."""
 
 import ipywidgets
 import microscope_views

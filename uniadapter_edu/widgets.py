@@ -1,12 +1,13 @@
-"""The adapter microscope in a notebook: sliders and switches around the figures of `microscope.figures`, and nothing else.
+"""The adapter microscope in a notebook: sliders and switches around the figures of `microscope.figures`, and nothing
+else.
 
     from uniadapter_edu import microscope, widgets
 
     widgets.activation_map(recording, scenes["image"])
 
-A `View` is controls, a line for what went wrong, and pictures. Each picture names the controls that it depends on, and only
-these draw it anew. Widgets are ipywidgets' own, pictures are PNG in `ipywidgets.Image`, so that they work in JupyterLab,
-Colab and VS Code alike, also by keyboard.
+A `View` is controls, a line for what went wrong, and pictures. Each picture names the controls that it depends on, and
+only these draw it anew. Widgets are ipywidgets' own, pictures are PNG in `ipywidgets.Image`, so that they work in
+JupyterLab, Colab and VS Code alike, also by keyboard.
 """
 
 import html
@@ -40,9 +41,10 @@ MOST_DISTRACTORS = 3
 class View(W.VBox):
     """One interactive view.
 
-    controls: name -> widget with a ``value``. pictures: name -> (function that returns a figure or a PIL image, names of the
-    controls whose values it takes, as keyword arguments). follow: control -> (another control, function from the value of the one to that of the other). arrange: the pictures'
-    widgets by name -> the widget that holds them; a column unless told.
+    controls: name -> widget with a ``value``. pictures: name -> (function that returns a figure or a PIL image, names
+    of the controls whose values it takes, as keyword arguments). follow: control -> (another control, function from the
+    value of the one to that of the other). arrange: the pictures' widgets by name -> the widget that holds them; a
+    column unless told.
     """
 
     def __init__(
@@ -184,7 +186,8 @@ def _last_layer(recording: Recording) -> int:
 
 
 def activation_map(recording: Recording, pictures: Sequence) -> View:
-    """What the adapters add to each patch and each token. recording: of `activations.record`; pictures: those recorded."""
+    """What the adapters add to each patch and each token. recording: of `activations.record`; pictures: those
+    recorded."""
     controls = {
         "example": _slider("example", len(pictures) - 1),
         "layer": _slider("layer", _last_layer(recording)),
@@ -288,8 +291,8 @@ def _console_page(shown: Mapping[str, W.Image]) -> W.Widget:
 def frame_explorer(model: nn.Module, processor, film: Callable | None = None, size: int = 8) -> View:
     """A clip's frames, what an editable sentence gives to each, and what that does to attention and answer.
 
-    model: with adapters. film: number of distractors -> data set of ``size`` clips, the same ones whatever the number; by default
-    of the target world, four frames of the event each.
+    model: with adapters. film: number of distractors -> data set of ``size`` clips, the same ones whatever the number;
+    by default of the target world, four frames of the event each.
     """
     film = cache(
         film or (lambda n: clips.load_clips("target", "test", size, frames=FRAMES_OF_EVENT + n, distractors=n))
@@ -326,7 +329,8 @@ def frame_explorer(model: nn.Module, processor, film: Callable | None = None, si
 
 
 def ledger() -> View:
-    """What UniAdapter costs with the chosen bottleneck, sharing, branches and backbone, beside LoRA and full fine-tuning."""
+    """What UniAdapter costs with the chosen bottleneck, sharing, branches and backbone, beside LoRA and full
+    fine-tuning."""
     controls = {
         "bottleneck": _steps("bottleneck r", BOTTLENECKS, 32),
         "share": _choice("what is shared", SHARE),
@@ -344,7 +348,8 @@ def ledger() -> View:
 
 
 def before_after(models: TwoModels) -> View:
-    """Type words and see the first pictures of both models; click a picture and see the captions that they find closest."""
+    """Type words and see the first pictures of both models; click a picture and see the captions that they find
+    closest."""
     states = {"frozen": FROZEN, "adapted": Dials()}
     controls = {
         "query": _line("query", models.captions[0][0]),

@@ -54,8 +54,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Recording:
-    """All that the adapters did with some pictures and sentences. readings: (place, layer) -> `Reading`; places are those
-    of `PLACES`. mask (B, T): where sentences have tokens; tokens: these, in words, [CLS] first."""
+    """All that the adapters did with some pictures and sentences. readings: (place, layer) -> `Reading`; places are
+    those of `PLACES`. mask (B, T): where sentences have tokens; tokens: these, in words, [CLS] first."""
 
     readings: dict[tuple[str, int], Reading]
     mask: Tensor
@@ -70,8 +70,8 @@ class Recording:
 
 
 def record(model: nn.Module, processor, images: Sequence, texts: Sequence[str]) -> Recording:
-    """Run B pictures and B sentences through ``model``, each alone and then picture i with sentence i, and note what the
-    adapters did. The model is left as it was, in train mode or eval.
+    """Run B pictures and B sentences through ``model``, each alone and then picture i with sentence i, and note what
+    the adapters did. The model is left as it was, in train mode or eval.
 
     Raises `UniAdapterError` if no adapters are at work in it, or if pictures and sentences are not as many.
     """
@@ -199,7 +199,8 @@ def exciting_patches(recording: Recording, layer: int, unit: int, n: int = 6) ->
 
 
 def exciting_words(recording: Recording, layer: int, unit: int, n: int = 8) -> list[tuple[str, float]]:
-    """The ``n`` tokens that excite a unit most in the text pass: (token, mean z over where it stands), strongest first."""
+    """The ``n`` tokens that excite a unit most in the text pass: (token, mean z over where it stands), strongest
+    first."""
     z, found = _units(recording, "text", layer, unit), {}
     for row, tokens in enumerate(recording.tokens):
         for place, token in enumerate(tokens):

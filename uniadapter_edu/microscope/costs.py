@@ -1,7 +1,7 @@
 """What UniAdapter, LoRA and full fine-tuning cost on a backbone of any size, without building or training any of them.
 
-Parameters are `accounting`'s closed forms, bytes follow from them. New here are multiply-adds: those of the forward pass for
-one picture and one sentence, each alone and then together, as retrieval computes them.
+Parameters are `accounting`'s closed forms, bytes follow from them. New here are multiply-adds: those of the forward
+pass for one picture and one sentence, each alone and then together, as retrieval computes them.
 """
 
 from dataclasses import dataclass
@@ -33,8 +33,9 @@ BACKBONES = ("embedded", "BLIP-base, 384 px")
 
 @dataclass(frozen=True)
 class Cost:
-    """One method's. trainable: parameters, heads included. disk_bytes: of what has to be kept beside the backbone, but for the
-    files' headers. adam_bytes: the optimizer's two moments. multiply_adds: of the forward pass. rank: LoRA's."""
+    """One method's. trainable: parameters, heads included. disk_bytes: of what has to be kept beside the backbone, but
+    for the files' headers. adam_bytes: the optimizer's two moments. multiply_adds: of the forward pass. rank:
+    LoRA's."""
 
     method: str
     trainable: int
@@ -52,7 +53,8 @@ class Cost:
 
 @cache
 def blueprint(backbone: str) -> BlipForImageTextRetrieval:
-    """A retrieval BLIP of that size whose weights have shapes and no memory. Raises `UniAdapterError` for an unknown name."""
+    """A retrieval BLIP of that size whose weights have shapes and no memory. Raises `UniAdapterError` for an unknown
+    name."""
     if backbone not in BACKBONES:
         raise UniAdapterError(f"There is no backbone {backbone!r}.", f"Choose one of {', '.join(BACKBONES)}.")
     embedded = backbone == BACKBONES[0]
@@ -64,8 +66,8 @@ def blueprint(backbone: str) -> BlipForImageTextRetrieval:
 def costs(model: nn.Module, config: UniAdapterConfig) -> list[Cost]:
     """UniAdapter with ``config``, LoRA with the rank that comes closest to as many parameters, and full fine-tuning.
 
-    model: a plain retrieval BLIP, such as a `blueprint`; it is only looked at. Raises `UniAdapterError` if its towers differ
-    in width, or if the config has key/value adapters, whose multiply-adds are not counted here.
+    model: a plain retrieval BLIP, such as a `blueprint`; it is only looked at. Raises `UniAdapterError` if its towers
+    differ in width, or if the config has key/value adapters, whose multiply-adds are not counted here.
     """
     towers = _towers(model)
     if len(set(towers.widths.values())) > 1 or config.kv_bottleneck:
@@ -102,8 +104,8 @@ def multiply_adds(model: nn.Module, sentence: int = SENTENCE) -> int:
 
 
 def adapter_multiply_adds(towers: _Towers, config: UniAdapterConfig, sentence: int = SENTENCE) -> int:
-    """What the adapters add to `multiply_adds`: a down and an up, D·r each, for every token that a branch reads; and the trained
-    heads, which answer in the originals' place after these have been computed."""
+    """What the adapters add to `multiply_adds`: a down and an up, D·r each, for every token that a branch reads; and
+    the trained heads, which answer in the originals' place after these have been computed."""
     N, T = towers.tokens, sentence
     ups = 2 if config.cross_reuses_text_up else 1
     maps = {
@@ -116,7 +118,8 @@ def adapter_multiply_adds(towers: _Towers, config: UniAdapterConfig, sentence: i
 
 
 def _rows(name: str, N: int, T: int = SENTENCE) -> int:
-    """How many rows go through a linear layer: N tokens of a picture, T of a sentence that is read alone and together."""
+    """How many rows go through a linear layer: N tokens of a picture, T of a sentence that is read alone and
+    together."""
     if name.startswith("vision_model"):
         return N
     if "crossattention" in name:

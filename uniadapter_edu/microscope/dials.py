@@ -18,9 +18,9 @@ from uniadapter_edu.tasks.retrieval import blip_of
 class Dials:
     """How the adapters of a model are set; the defaults leave them as they were trained.
 
-    scale: a factor of the trained scale s. branches: those that may speak; the text up goes on serving A_cross where that
-    reuses it. layers: those whose adapters may speak, None for all. query_residual: A_text(a) in the multimodal layers.
-    heads: whether the trained copies of the heads answer, or the originals.
+    scale: a factor of the trained scale s. branches: those that may speak; the text up goes on serving A_cross where
+    that reuses it. layers: those whose adapters may speak, None for all. query_residual: A_text(a) in the multimodal
+    layers. heads: whether the trained copies of the heads answer, or the originals.
     """
 
     scale: float = 1.0

@@ -1,7 +1,8 @@
-"""The microscope's figures: each takes numbers of this package and returns a `matplotlib.figure.Figure`, with no widget in sight.
+"""The microscope's figures: each takes numbers of this package and returns a `matplotlib.figure.Figure`, with no widget
+in sight.
 
-They stand on axes that are placed by hand: a layout that is solved anew each time would take longer than all the rest, and a
-slider's picture has to follow the slider.
+They stand on axes that are placed by hand: a layout that is solved anew each time would take longer than all the rest,
+and a slider's picture has to follow the slider.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,8 @@ def _tidy(axes, **settings):
 
 
 def _tiles(axes, pictures: Sequence[Image.Image]) -> list[float]:
-    """Pictures in a row, each 1 wide; returns the left edge of each. They are one image, which is far faster than many."""
+    """Pictures in a row, each 1 wide; returns the left edge of each. They are one image, which is far faster than
+    many."""
     strip = Image.new("RGB", (len(pictures) * (TILE + GAP) - GAP, TILE), "white")
     for i, picture in enumerate(pictures):
         strip.paste(picture.resize((TILE, TILE)), (i * (TILE + GAP), 0))
@@ -77,8 +79,9 @@ def _fading(colour: str, strength: float = 0.95) -> LinearSegmentedColormap:
 def activation_map(recording: Recording, example: int, picture, layer: int, branch: str = "all") -> Figure:
     """What the adapters of one layer add to each patch of a picture and to each token of its sentence, |A(h)| / |h|.
 
-    From the left: the picture alone, the sentence alone, and the sentence that looks at the picture, there in its three parts.
-    One scale for all, and for every layer of the example. branch: "all", or "vision", "text" or "cross" to see one.
+    From the left: the picture alone, the sentence alone, and the sentence that looks at the picture, there in its three
+    parts. One scale for all, and for every layer of the example. branch: "all", or "vision", "text" or "cross" to see
+    one.
     """
     figure, tokens = _figure(3.6), recording.tokens[example]
     limit = _largest_share(recording, example)
@@ -159,7 +162,8 @@ def _mark_layer(axes, recording: Recording, layer: int | None):
         axes.axvline(layer, color="#dddddd", linewidth=9, zorder=0)
 
 
-# ------------------------------------------------------------------------------------------------------ bottleneck units
+# ------------------------------------------------------------------------------------------------------ bottleneck
+# units
 
 
 def unit_map(recording: Recording, example: int, layer: int, unit: int) -> Figure:
@@ -228,7 +232,8 @@ def sparsity_chart(recording: Recording) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------------------------------------------------- shared or not
+# ---------------------------------------------------------------------------------------------------------- shared or
+# not
 
 SHARING_COLOURS = {"shared": COLOURS["UniAdapter"], "unshared": COLOURS["unshared adapters"]}
 
@@ -241,7 +246,8 @@ def agreement_chart(
     """How well the units tell a picture's own caption from another's, layer by layer.
 
     agreements: (sharing, state) -> layer -> `Agreement`, such as ("shared", "trained"). chosen: the one to stand out.
-    measure: "cosine" shows how often the own caption's cosine is the larger one; "CKA" that of pairs, and dotted of mismatched ones.
+    measure: "cosine" shows how often the own caption's cosine is the larger one; "CKA" that of pairs, and dotted of
+    mismatched ones.
     """
     figure = _figure(2.9)
     axes = figure.add_axes((0.08, 0.18, 0.55, 0.72))
@@ -291,7 +297,8 @@ def pairs_histogram(agreement: Agreement, title: str) -> Figure:
     return figure
 
 
-# ------------------------------------------------------------------------------------------------------------- the console
+# ------------------------------------------------------------------------------------------------------------- the
+# console
 
 
 def ranking(models: TwoModels, answers: Mapping[str, Answer], right: int, query: str) -> Figure:
@@ -321,7 +328,8 @@ def recall_bars(recalls: Mapping[str, float]) -> Figure:
 
 
 def right_scores(answers: Mapping[str, Answer]) -> Figure:
-    """How each model scores the right picture: its cosine with the query, and the probability that matching gives it."""
+    """How each model scores the right picture: its cosine with the query, and the probability that matching gives
+    it."""
     figure = _figure(1.8, 0.56 * WIDTH)
     panels = (
         ("cosine of the right picture", {name: a.cosine for name, a in answers.items()}, "{:.2f}", 1),
@@ -345,7 +353,8 @@ def _score_bars(axes, values: Mapping[str, float], form: str, largest: float):
     axes.set_xticks([0, largest / 2, largest])
 
 
-# ---------------------------------------------------------------------------------------------------------- frame explorer
+# ---------------------------------------------------------------------------------------------------------- frame
+# explorer
 
 
 def clip_frames(frames: Sequence, report: FrameReport, distractors: Sequence[int], sentence: str) -> Figure:
@@ -413,7 +422,8 @@ def _frame_colours(places: Sequence, distractors: Sequence[int]) -> list[str]:
     return [COLOURS["frozen" if i in distractors else "vision"] for i in range(len(places))]
 
 
-# -------------------------------------------------------------------------------------------------------------- the ledger
+# -------------------------------------------------------------------------------------------------------------- the
+# ledger
 
 
 def cost_bars(found: Sequence[Cost], backbone: str) -> Figure:
@@ -446,7 +456,8 @@ def cost_bars(found: Sequence[Cost], backbone: str) -> Figure:
     return figure
 
 
-# -------------------------------------------------------------------------------------------------------- before and after
+# -------------------------------------------------------------------------------------------------------- before and
+# after
 
 
 def caption_columns(models: TwoModels, picture: int, found: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:

@@ -16,8 +16,8 @@ from uniadapter_edu.tasks.video_retrieval import Clips
 
 @dataclass(frozen=True)
 class Look:
-    """A sentence looks at a clip. attention (L, F): what each layer's cross-attention gives to each frame, the mean over
-    heads and tokens of the sentence; a row sums to 1. probability: that matching says yes."""
+    """A sentence looks at a clip. attention (L, F): what each layer's cross-attention gives to each frame, the mean
+    over heads and tokens of the sentence; a row sums to 1. probability: that matching says yes."""
 
     attention: Tensor
     probability: float
@@ -25,8 +25,8 @@ class Look:
 
 @dataclass(frozen=True)
 class FrameReport:
-    """w (F,): cosines of the sentence with each frame. multipliers (F,): what the patch keys of each frame are multiplied by.
-    plain: the look with all frames alike; aware: with the multipliers."""
+    """w (F,): cosines of the sentence with each frame. multipliers (F,): what the patch keys of each frame are
+    multiplied by. plain: the look with all frames alike; aware: with the multipliers."""
 
     w: Tensor
     multipliers: Tensor
@@ -37,10 +37,11 @@ class FrameReport:
 def look_at_frames(
     model: nn.Module, processor, frames: Sequence, sentence: str, temperature: float = attention.TEMPERATURE
 ) -> FrameReport:
-    """``frames``: the F pictures (PIL) of one clip. ``temperature``: of the softmax over the frames' weights; the method's is 4.
+    """``frames``: the F pictures (PIL) of one clip. ``temperature``: of the softmax over the frames' weights; the
+    method's is 4.
 
-    The model is looked at as it is: inside `adapters_disabled`, it is the frozen backbone. Raises `UniAdapterError` for an
-    empty sentence, a clip without frames, or a temperature that is not above 0.
+    The model is looked at as it is: inside `adapters_disabled`, it is the frozen backbone. Raises `UniAdapterError` for
+    an empty sentence, a clip without frames, or a temperature that is not above 0.
     """
     if not sentence.strip():
         raise UniAdapterError("The sentence is empty.", "Type some words.")

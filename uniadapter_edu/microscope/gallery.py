@@ -69,8 +69,8 @@ class TwoModels:
         self.ask = lru_cache(64)(self._ask)
 
     def _find(self, query: str, dials: Dials | None = AS_TRAINED) -> tuple[list[int], list[float]]:
-        """``find``: the first pictures for ``query``, best first, in two stages, and their scores. dials: `FROZEN` for the
-        backbone. Raises `UniAdapterError` for an empty query."""
+        """``find``: the first pictures for ``query``, best first, in two stages, and their scores. dials: `FROZEN` for
+        the backbone. Raises `UniAdapterError` for an empty query."""
         self._check(query, 0)
         gallery = self._pictures(dials)
         with self._state(dials):

@@ -3,7 +3,8 @@
 A layer's bottleneck answers r questions about every patch and about every token. Averaged over these, a picture and a
 sentence have r numbers each, and two measures compare them:
 
-- the cosine of the two, unit by unit, each unit's mean over the examples taken off. It means something only where unit j is
+- the cosine of the two, unit by unit, each unit's mean over the examples taken off. It means something only where unit
+j is
   the same question to both, as with a shared down-projection;
 - CKA, which compares how examples lie to each other and does not care which unit is which (Kornblith et al., 2019).
 
@@ -23,8 +24,8 @@ from uniadapter_edu.microscope.activations import Recording
 
 @dataclass(frozen=True)
 class Agreement:
-    """One layer's. matched (B,): the cosine of each pair; mismatched (B·(B - 1),): of each picture with others' captions.
-    cka, cka_mismatched: of the pairs as they are, and with each caption moved on by one picture."""
+    """One layer's. matched (B,): the cosine of each pair; mismatched (B·(B - 1),): of each picture with others'
+    captions. cka, cka_mismatched: of the pairs as they are, and with each caption moved on by one picture."""
 
     matched: Tensor
     mismatched: Tensor
@@ -39,7 +40,8 @@ class Agreement:
 
 
 def agreement(recording: Recording) -> dict[int, Agreement]:
-    """Layer -> `Agreement` of the units that pictures and sentences alone excite, for each layer that has both branches.
+    """Layer -> `Agreement` of the units that pictures and sentences alone excite, for each layer that has both
+    branches.
 
     Raises `UniAdapterError` for fewer than three pairs: means over the examples are taken off.
     """
@@ -52,7 +54,8 @@ def agreement(recording: Recording) -> dict[int, Agreement]:
 
 
 def _profile(recording: Recording, place: str, layer: int) -> Tensor:
-    """The units of each example, averaged over its patches or tokens, their mean over the examples taken off: (B, r)."""
+    """The units of each example, averaged over its patches or tokens, their mean over the examples taken off: (B,
+    r)."""
     z = recording.readings[place, layer].z
     weights = torch.ones(z.shape[:2]) if place == "vision" else recording.mask.cpu().float()
     means = (z.cpu() * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
@@ -67,6 +70,7 @@ def _compare(pictures: Tensor, sentences: Tensor) -> Agreement:
 
 
 def cka(x: Tensor, y: Tensor) -> float:
-    """Linear CKA of two centred matrices (B, r): 1 if examples lie to each other in x as they do in y; 0 for no relation."""
+    """Linear CKA of two centred matrices (B, r): 1 if examples lie to each other in x as they do in y; 0 for no
+    relation."""
     # CKA = |Yᵀ X|² / ( |Xᵀ X| |Yᵀ Y| ), Frobenius norms
     return ((y.T @ x).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())).item()
