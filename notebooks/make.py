@@ -63,6 +63,10 @@ COURSE = {
     "Study it": {
         "10_compare_and_ablate": ("Compare and ablate", "Seeds, spread and equal budgets: the paper's claims, tried."),
         "11_a_real_blip": ("A real BLIP", "The published checkpoint on photographs, on a GPU."),
+        "12_adapter_microscope": (
+            "The adapter microscope",
+            "What trained adapters do: views to turn, switch and look through, and what they show.",
+        ),
         "A_paper_and_code": ("The paper and its code", "Where the two differ, each difference run and seen."),
     },
 }

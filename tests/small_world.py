@@ -54,3 +54,18 @@ def overhear_scores(monkeypatch):
 
     monkeypatch.setattr(RetrievalMetrics, "from_scores", classmethod(spy))
     return scored
+
+
+def hooks_of(model) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+def frozen_bits(model) -> dict:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_untouched(model, bits, hooks):
+    assert hooks_of(model) == hooks
+    assert bits.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, bits[name]) for name, tensor in model.state_dict().items())

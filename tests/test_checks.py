@@ -125,6 +125,9 @@ RIGHT = [
     (checks.bottleneck_count, (lambda D, r: 2 * D * r + r + 3 * D,)),
     (checks.identity_start, (zero_up,)),
     (checks.same_first_step, (0.12, 0.1, 3e-3, 4.0)),
+    (checks.share_of_the_stream, (lambda h, added: added.norm(dim=-1) / h.norm(dim=-1),)),
+    (checks.own_is_nearer, (lambda own, others: sum(a > b for a in own for b in others) / len(own) / len(others),)),
+    (checks.unseen_by_contrast, ({"cross", "query residual"},)),
 ]
 OPEN = [
     (checks.gain_recovered, (lambda scores, frozen, full: ...,)),
@@ -145,6 +148,9 @@ OPEN = [
     (checks.bottleneck_count, (lambda D, r: ...,)),
     (checks.identity_start, (lambda adapter: ...,)),
     (checks.same_first_step, (..., 0.1, 3e-3, 4.0)),
+    (checks.share_of_the_stream, (lambda h, added: ...,)),
+    (checks.own_is_nearer, (lambda matched, mismatched: ...,)),
+    (checks.unseen_by_contrast, (...,)),
 ]
 WRONG = [
     (checks.gain_recovered, (lambda s, frozen, full: mean(s) / mean(full),), "learned nothing would get a share"),
@@ -238,6 +244,18 @@ WRONG = [
     (checks.identity_start, (zero_all,), "no gradient"),
     (checks.same_first_step, (3e-3, 0.1, 3e-3, 4.0), "too small"),
     (checks.same_first_step, (0.5, 0.1, 3e-3, 4.0), "too large"),
+    (checks.share_of_the_stream, (lambda h, added: h.norm(dim=-1) / added.norm(dim=-1),), "upside down"),
+    (checks.share_of_the_stream, (lambda h, added: added.sum(-1) / h.sum(-1),), "a norm sums squares"),
+    (checks.share_of_the_stream, (lambda h, added: (added**2).sum(-1) / (h**2).sum(-1),), "take the roots"),
+    (checks.share_of_the_stream, (lambda h, added: added.norm() / h.norm(),), "one number a token"),
+    (checks.share_of_the_stream, (lambda h, added: h[..., 0],), "expected"),
+    (checks.own_is_nearer, (lambda own, others: 1.0,), "comparing the means"),
+    (checks.own_is_nearer, (lambda own, others: sum(a > b for a in own for b in others),), "divide by"),
+    (checks.own_is_nearer, (lambda own, others: 0.25,), "comparisons that the matched one wins"),
+    (checks.own_is_nearer, (lambda own, others: 0.5,), "6 of 8"),
+    (checks.unseen_by_contrast, ({"text", "cross"},), "speaks in the text encoder"),
+    (checks.unseen_by_contrast, ({"trained heads", "cross"},), "contrast compares features"),
+    (checks.unseen_by_contrast, ({"cross"},), "expected two"),
 ]
 
 

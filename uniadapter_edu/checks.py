@@ -444,6 +444,53 @@ def decay_applied_twice(decay: float) -> None:
     _right("It remembers about 100 steps where 200 were meant.")
 
 
+# -------------------------------------------------------------------------------------------- 12, the adapter microscope
+
+
+def share_of_the_stream(share: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    """``share(h, added)``: for each token the norm of what is added over the norm of h; (B, T, D) twice -> (B, T)."""
+    h, added = torch.tensor([[[3.0, 4.0], [0.0, 2.0]]]), torch.tensor([[[0.6, -0.8], [1.0, 0.0]]])
+    if _open(given := share(h, added)):
+        return
+    given, right = torch.as_tensor(given), torch.tensor([[0.2, 0.5]])
+    mistakes = {
+        "it is upside down: what is added stands above the line": 1 / right,
+        "a norm sums squares; this sums the numbers as they are": added.sum(-1) / h.sum(-1),
+        "these are squares of norms: take the roots": right**2,
+    }
+    why = [w for w, wrong in mistakes.items() if given.shape == wrong.shape and torch.allclose(given, wrong)]
+    assert given.shape == right.shape, f"the shape is {tuple(given.shape)}: one number a token, from the norms over D."
+    assert torch.allclose(given, right), f"{given.tolist()}: {(why or ['expected [[0.2, 0.5]]'])[0]}."
+    _right("One number a token, whatever the width.")
+
+
+def own_is_nearer(nearer: Callable[[list, list], float]) -> None:
+    """``nearer(matched, mismatched)``: the part of all comparisons of one with one that the matched cosine wins."""
+    matched, mismatched = [0.4, 0.1], [0.3, 0.2, 0.0, -0.5]
+    if _open(given := nearer(matched, mismatched)):
+        return
+    mistakes = {
+        6: "divide by the number of comparisons",
+        0.25: "count the comparisons that the matched one wins",
+        1.0: "comparing the means gives one comparison; there are eight",
+    }
+    why = mistakes.get(round(float(given), 4), "0.4 wins all four, 0.1 wins two: 6 of 8")
+    assert abs(float(given) - 0.75) < 1e-6, f"it is {float(given):g}: {why}."
+    _right("0.5 would be chance.")
+
+
+def unseen_by_contrast(dials) -> None:
+    """The two dials of the console that cannot move R@1 of the contrastive stage, as a set of names."""
+    if _open(dials):
+        return
+    named = {str(name) for name in dials}
+    assert "text" not in named, "the text branch speaks in the text encoder too, whose features contrast compares."
+    assert not named & {"vision", "trained heads", "scale"}, "contrast compares features, and these change features."
+    right = {"cross", "query residual"}
+    assert named == right, f"{len(named)} named, expected two: what speaks only where a sentence looks at a picture."
+    _right("Both speak in the multimodal layers alone, and contrast never gets there.")
+
+
 # --------------------------------------------------------------------------------------------------- shared by all checks
 
 
