@@ -232,6 +232,32 @@ def parallel_or_sequential() -> Figure:
     return figure
 
 
+def unimodal(vision: int, text: int) -> Figure:
+    """The two encoders apart, `vision` blocks and `text` layers with an adapter beside each, and the cosine of v and t."""
+    figure, axes = canvas(84, 53)
+    for branch, layers, x, layer, vector, below in (
+        ("vision", vision, 3, "vision block", "$v$", "picture"),
+        ("text", text, 45, "text layer", "$t$", "sentence"),
+    ):
+        colour, mid = COLOURS[branch], x + 10
+        axes.text(mid, 0.4, below, ha="center", fontsize=10)
+        arrow(axes, (mid, 3), (mid, 5))
+        for i in range(layers):
+            y = 5 + 8.6 * i
+            box(axes, x, y, 20, 5, f"{layer} {i + 1}")
+            arrow(axes, (mid, y + 5), (mid, y + 8.6))
+            plus(axes, mid, y + 6.6, colour)
+            box(axes, x + 24, y, 11, 5, f"$A_{{{branch}}}$", colour, "white", 10)
+            arrow(axes, (x + 20, y + 2.5), (x + 24, y + 2.5), colour)
+            arrow(axes, (x + 29.5, y + 5), (x + 29.5, y + 6.6), colour, head=False)
+            arrow(axes, (x + 29.5, y + 6.6), (mid + 1.5, y + 6.6), colour)
+        top = 5 + 8.6 * layers
+        axes.text(mid, top + 0.6, vector, ha="center", fontsize=13, color=colour)
+        arrow(axes, (mid, top + 3.6), (mid, 46))
+    box(axes, 3, 46, 62, 5.5, "cosine: how close are $v$ and $t$?", PALE, size=10)
+    return figure
+
+
 def sharing() -> Figure:
     """The four ways to share: each of the three branches goes through a down and an up, its own or the one for all."""
     figure, axes = canvas(93, 32)
