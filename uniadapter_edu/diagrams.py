@@ -355,6 +355,47 @@ def starts() -> Figure:
             axes.text(end + 4.5, y, f"$A_{{{branch}}} / s$", ha="center", va="center", fontsize=11, color=colour)
         arrow(axes, (x + 23.5, 19.5), (x + 23.5, 11.6), COLOURS["text"])
     axes.text(46, 1, "hollow: starts at zero        filled: starts at random", ha="center", fontsize=9, color=LINE)
+
+
+def frames(count: int = 3, patches: int = 4) -> Figure:
+    """A clip: every frame through the one vision encoder, all tokens in one row, its feature from the frames' CLS."""
+    figure, axes = canvas(90, 44)
+    wide, colour = 84 / count, COLOURS["vision"]
+    side = (wide - 6) / (patches + 1)
+    for f in range(count):
+        x = 3 + wide * f
+        mid = x + wide / 2 - 1
+        axes.text(mid, 0.6, f"frame {f + 1}", ha="center", fontsize=10)
+        arrow(axes, (mid, 3.2), (mid, 7))
+        box(axes, x, 7, wide - 2, 6, "vision encoder")
+        arrow(axes, (mid, 13), (mid, 17))
+        for token in range(patches + 1):
+            left = x + 2 + side * token
+            face = SHARED if token == 0 else colour
+            axes.add_patch(Rectangle((left, 17), side - 0.7, 4, facecolor=face, edgecolor="none", zorder=2))
+        axes.text(x + 2 + side / 2 - 0.3, 22, "CLS", ha="center", fontsize=8, color=SHARED)
+        axes.text(
+            x + 2 + side * (patches / 2 + 1),
+            22,
+            f"patches: keys $· m_{{{f + 1}}}$",
+            ha="center",
+            fontsize=9,
+            color=colour,
+        )
+        arrow(axes, (mid, 25), (mid, 30), COLOURS["cross"])
+    for f in range(1, count):
+        axes.text(2 + wide * f, 9.6, "same", ha="center", fontsize=7.5, color=LINE, zorder=6)
+    box(axes, 3, 30, 84 - 2, 5.5, "cross-attention: the words ask all $F · n$ tokens at once", PALE, size=10)
+    box(
+        axes,
+        3,
+        37.5,
+        84 - 2,
+        5.5,
+        "from the CLS alone, the clip's feature $v$: their mean, projected, of length 1",
+        PALE,
+        size=10,
+    )
     return figure
 
 
