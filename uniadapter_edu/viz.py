@@ -90,7 +90,8 @@ def clip_sheet(clips: Dataset, n: int = 6, caption: int | None = 0, title: str |
     """
     examples = list(clips.select(range(min(n, len(clips)))))
     columns = max(len(example["frames"]) for example in examples)
-    figure, panels = _grid(len(examples), columns, 1.5, 1.5 if caption is None else 1.75)
+    width = _frame_width(columns)
+    figure, panels = _grid(len(examples), columns, width, width if caption is None else width + 0.25)
     for row, example in zip(panels, examples):
         distractors = example.get("distractors") or ()
         for place, (panel, frame) in enumerate(zip(row, example["frames"])):
@@ -109,8 +110,10 @@ def weighed_frames(frames: Sequence, numbers: Mapping[str, Sequence[float]], dis
 
     numbers  name -> one number a frame, such as its weight w; distractors: frames that show something else
     """
-    figure = Figure(figsize=(1.5 * len(frames), 1.6 + 0.95 * len(numbers)), layout="constrained", dpi=100)
-    panels = figure.subplots(1 + len(numbers), len(frames), squeeze=False, height_ratios=[1.5] + [0.9] * len(numbers))
+    width, bars = _frame_width(len(frames)), 0.95
+    figure = Figure(figsize=(width * len(frames), width + bars * len(numbers)), layout="constrained", dpi=100)
+    heights = [width] + [bars] * len(numbers)
+    panels = figure.subplots(1 + len(numbers), len(frames), squeeze=False, height_ratios=heights)
     for place, frame in enumerate(frames):
         panels[0, place].set(xticks=[], yticks=[])
         panels[0, place].spines[:].set_visible(False)
@@ -123,9 +126,15 @@ def weighed_frames(frames: Sequence, numbers: Mapping[str, Sequence[float]], dis
                 f"{value:.2f}", (0, max(value, 0)), (0, 2), textcoords="offset points", ha="center", fontsize=9
             )
             panel.set(xlim=(-0.6, 0.6), ylim=(low, 1.35 * high), xticks=[], yticks=[])
-            panel.spines[["top", "left", "right"]].set_visible(False)
+            panel.axhline(0, color="#555555", linewidth=0.8)
+            panel.spines[:].set_visible(False)
         row[0].set_ylabel(name, fontsize=9)
     return figure
+
+
+def _frame_width(count: int) -> float:
+    """Inches of one frame beside others: a page is about nine wide."""
+    return min(1.5, 9.2 / count)
 
 
 def _draw_frame(panel, picture, is_distractor: bool) -> None:
