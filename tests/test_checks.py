@@ -1,5 +1,6 @@
 """Exercises: each check accepts the right answer, leaves dots open, and names the mistake in a wrong one."""
 
+import math
 from statistics import mean
 
 import pytest
@@ -56,6 +57,64 @@ def layer_count(D, r, downs, ups):
 
 def cross_sum(z, own, text, s):
     return s * (own(z) + text(z))
+
+
+def post_norm(x, attend, norm_1, ffn, norm_2, A):
+    a = norm_1(x + attend(x))
+    return norm_2(a + ffn(a)) + A(a)
+
+
+def adapter_in_front(x, attend, norm_1, ffn, norm_2, A):
+    a = norm_1(x + attend(x))
+    return norm_2(a + ffn(a) + A(a))
+
+
+def adapter_of(state):
+    """A post-norm layer whose adapter reads another state than a."""
+
+    def layer(x, attend, norm_1, ffn, norm_2, A):
+        a = norm_1(x + attend(x))
+        f = norm_2(a + ffn(a))
+        return f + A({"x": x, "f": f}[state])
+
+    return layer
+
+
+def without_residual(part):
+    def layer(x, attend, norm_1, ffn, norm_2, A):
+        a = norm_1((part != "attention") * x + attend(x))
+        return norm_2((part != "ffn") * a + ffn(a)) + A(a)
+
+    return layer
+
+
+def pre_norm(x, attend, norm_1, ffn, norm_2, A):
+    u = x + attend(norm_1(x))
+    return u + ffn(norm_2(u)) + A(u)
+
+
+def norms_exchanged(x, attend, norm_1, ffn, norm_2, A):
+    return post_norm(x, attend, norm_2, ffn, norm_1, A)
+
+
+def unimodal(D, r, blocks, layers):
+    return max(blocks, layers) * (2 * D + D * r + r) + (blocks + layers) * (r * D + D)
+
+
+def cross_entropy(s):
+    return -s.log_softmax(dim=1).diagonal().mean()
+
+
+def contrastive(s, tau):
+    return (cross_entropy(s / tau) + cross_entropy(s.T / tau)) / 2
+
+
+def draw(s, same):
+    return s.masked_fill(same, -torch.inf).softmax(dim=1)
+
+
+def multipliers(w, temperature):
+    return w.shape[1] * (w / temperature).softmax(dim=1)
 
 
 def share(found, right):
@@ -116,12 +175,21 @@ RIGHT = [
     (checks.first_share, (share,)),
     (checks.recall_at_k, (recall,)),
     (checks.two_stage, (rank,)),
+    (checks.text_branch_changes, (False, True, True)),
+    (checks.post_norm_layer, (post_norm,)),
+    (checks.unimodal_count, (unimodal,)),
     (checks.multimodal_reads, ("a", "c")),
     (checks.cross_branch, (cross_sum,)),
     (checks.gain_at_zero, (1e6, 1e-12)),
     (checks.sharing_count, (layer_count,)),
     (checks.tied_downs, (tie,)),
     (checks.shared_gradient, ([4, 3],)),
+    (checks.chance_loss, (math.log(32), 32)),
+    (checks.contrastive, (contrastive,)),
+    (checks.draw_probabilities, (draw,)),
+    (checks.token_index, (lambda f, p, n: f * n + 1 + p,)),
+    (checks.frame_multipliers, (multipliers,)),
+    (checks.largest_ratio, (7.389, 1.0)),
     (checks.bottleneck_count, (lambda D, r: 2 * D * r + r + 3 * D,)),
     (checks.identity_start, (zero_up,)),
     (checks.same_first_step, (0.12, 0.1, 3e-3, 4.0)),
@@ -139,12 +207,21 @@ OPEN = [
     (checks.first_share, (lambda found, right: ...,)),
     (checks.recall_at_k, (lambda s, k: ...,)),
     (checks.two_stage, (lambda s, logit, k: ...,)),
+    (checks.text_branch_changes, (False, True, ...)),
+    (checks.post_norm_layer, (lambda *parts: ...,)),
+    (checks.unimodal_count, (lambda D, r, blocks, layers: ...,)),
     (checks.multimodal_reads, ("a", ...)),
     (checks.cross_branch, (lambda z, own, text, s: ...,)),
     (checks.gain_at_zero, (..., 1e-12)),
     (checks.sharing_count, (lambda D, r, downs, ups: ...,)),
     (checks.tied_downs, (lambda branches: ...,)),
     (checks.shared_gradient, (...,)),
+    (checks.chance_loss, (..., 32)),
+    (checks.contrastive, (lambda s, tau: ...,)),
+    (checks.draw_probabilities, (lambda s, same: ...,)),
+    (checks.token_index, (lambda f, p, n: ...,)),
+    (checks.frame_multipliers, (lambda w, temperature: ...,)),
+    (checks.largest_ratio, (..., 1.0)),
     (checks.bottleneck_count, (lambda D, r: ...,)),
     (checks.identity_start, (lambda adapter: ...,)),
     (checks.same_first_step, (..., 0.1, 3e-3, 4.0)),
@@ -200,6 +277,28 @@ WRONG = [
     (checks.two_stage, (lambda s, logit, k: s.topk(k).indices,), "first stage alone"),
     (checks.two_stage, (lambda s, logit, k: rank(s, logit - s, k),), "not by the logit alone"),
     (checks.two_stage, (places,), "places among the candidates"),
+    (checks.text_branch_changes, (True, True, True), "pictures never pass the text encoder"),
+    (checks.text_branch_changes, (False, False, True), "both vectors come from the text encoder"),
+    (checks.text_branch_changes, (False, True, False), "one of the two vectors has changed"),
+    (checks.post_norm_layer, (adapter_in_front,), "in front of the last LayerNorm"),
+    (checks.post_norm_layer, (adapter_of("x"),), "reads x"),
+    (checks.post_norm_layer, (adapter_of("f"),), "reads what the layer gives"),
+    (checks.post_norm_layer, (lambda *parts: post_norm(*parts[:5], A=lambda a: 0),), "the adapter is missing"),
+    (checks.post_norm_layer, (without_residual("attention"),), "around self-attention"),
+    (checks.post_norm_layer, (without_residual("ffn"),), "around the feed-forward part"),
+    (checks.post_norm_layer, (pre_norm,), "a pre-norm layer"),
+    (checks.post_norm_layer, (norms_exchanged,), "exchanged"),
+    (checks.post_norm_layer, (lambda x, *parts: x,), "another layer"),
+    (checks.unimodal_count, (lambda D, r, b, t: (b + t) * (2 * D * r + r + 3 * D),), "serve both encoders"),
+    (checks.unimodal_count, (lambda D, r, b, t: max(b, t) * (3 * D * r + r + 4 * D),), "no up-projection there"),
+    (checks.unimodal_count, (lambda D, r, b, t: unimodal(D, r, b, t) - 2 * D * max(b, t),), "LayerNorm of 2D"),
+    (checks.unimodal_count, (lambda D, r, b, t: unimodal(D, r, b, t) - r * max(b, t) - (b + t) * D,), "have biases"),
+    (
+        checks.unimodal_count,
+        (lambda D, r, b, t: unimodal(D, r, b, t) - (2 * D + D * r + r) * abs(b - t),),
+        "upper layers have adapters, too",
+    ),
+    (checks.unimodal_count, (lambda D, r, b, t: 0,), "expected"),
     (checks.multimodal_reads, ("c", "c"), "A_text does not read 'c'. That is the text behind"),
     (checks.multimodal_reads, ("a", "a"), "A_cross does not read 'a'. That is the text before"),
     (checks.multimodal_reads, ("a", "e"), "picture's tokens"),
@@ -231,6 +330,46 @@ WRONG = [
     (checks.shared_gradient, ([4.0, 6.0],), "no gradient back"),
     (checks.shared_gradient, ([4.0, 2.0],), "that is the table's"),
     (checks.shared_gradient, ([1, 1],), "add the rows"),
+    (checks.chance_loss, (1 / 32, 32), "the probability of the right caption"),
+    (checks.chance_loss, (-math.log(32), 32), "not negative"),
+    (checks.chance_loss, (5.0, 32), "base 2"),
+    (checks.chance_loss, (2 * math.log(32), 32), "mean of both directions"),
+    (checks.chance_loss, (0, 32), "always right"),
+    (checks.chance_loss, (1.0, 32), "expected 3.466"),
+    (checks.contrastive, (lambda s, tau: cross_entropy(s / tau),), "captions, and captions pictures"),
+    (checks.contrastive, (lambda s, tau: cross_entropy(s.T / tau),), "pictures, and pictures captions"),
+    (checks.contrastive, (lambda s, tau: contrastive(s, 1),), "temperature is missing"),
+    (checks.contrastive, (lambda s, tau: contrastive(s, 1 / tau),), "do not multiply"),
+    (checks.contrastive, (lambda s, tau: 2 * contrastive(s, tau),), "not their sum"),
+    (checks.contrastive, (lambda s, tau: 3 * contrastive(s, tau),), "mean over the batch"),
+    (checks.contrastive, (lambda s, tau: -contrastive(s, tau),), "minus the logarithm"),
+    (checks.contrastive, (lambda s, tau: 0.0,), "expected"),
+    (checks.contrastive, (lambda s, tau: s,), "one number"),
+    (checks.draw_probabilities, (lambda s, same: s.softmax(1),), "it is no mismatch"),
+    (checks.draw_probabilities, (lambda s, same: s.masked_fill(same, 0).softmax(1),), "minus infinity"),
+    (checks.draw_probabilities, (lambda s, same: s.softmax(1) * ~same,), "has to sum to 1"),
+    (checks.draw_probabilities, (lambda s, same: draw(s.T, same.T).T,), "over its texts"),
+    (checks.draw_probabilities, (lambda s, same: draw(0 * s, same),), "equally probable"),
+    (checks.draw_probabilities, (lambda s, same: draw(3 * s, same),), "expected a softmax"),
+    (checks.draw_probabilities, (lambda s, same: s[0],), "shape"),
+    (checks.token_index, (lambda f, p, n: f * n + p,), "begins with its CLS"),
+    (checks.token_index, (lambda f, p, n: (f + 1) * n + 1 + p,), "f frames stand in front"),
+    (checks.token_index, (lambda f, p, n: f * (n + 1) + 1 + p,), "counts the CLS already"),
+    (checks.token_index, (lambda f, p, n: p * n + f,), "patch-major"),
+    (checks.token_index, (lambda f, p, n: (f - 1) * n + 1 + p,), "not from 1"),
+    (checks.token_index, (lambda f, p, n: 0,), "expected 117"),
+    (checks.frame_multipliers, (lambda w, t: multipliers(w, t) / 3,), "factor F is missing"),
+    (checks.frame_multipliers, (lambda w, t: multipliers(w, t) * 2 / 3,), "not of clips"),
+    (checks.frame_multipliers, (lambda w, t: 3 * (w / t).softmax(0),), "over the clips"),
+    (checks.frame_multipliers, (lambda w, t: multipliers(w, 1),), "temperature is missing"),
+    (checks.frame_multipliers, (lambda w, t: multipliers(w, 1 / t),), "do not multiply"),
+    (checks.frame_multipliers, (lambda w, t: w,), "expected F times"),
+    (checks.frame_multipliers, (lambda w, t: w[0],), "shape"),
+    (checks.largest_ratio, (math.e, 1.0), "can differ by 2"),
+    (checks.largest_ratio, (2.0, 1.0), "e to that power"),
+    (checks.largest_ratio, (1.65, 1.0), "for temperature 4"),
+    (checks.largest_ratio, (math.exp(4), 2.0), "do not multiply"),
+    (checks.largest_ratio, (10.0, 1.0), "expected 7.39"),
     (checks.bottleneck_count, (lambda D, r: 2 * D * r,), "two matrices alone"),
     (checks.bottleneck_count, (lambda D, r: 2 * D * r + r + D,), "LayerNorm has a weight and a bias"),
     (checks.bottleneck_count, (lambda D, r: 2 * D * r + 3 * D,), "bias of r numbers"),

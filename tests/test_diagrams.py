@@ -35,6 +35,12 @@ def test_places_name_what_each_adapter_reads():
     assert {"$A(u)$", "$A(m)$"} <= words(diagrams.parallel_or_sequential())
 
 
+def test_an_adapter_stands_beside_each_layer_of_both_encoders():
+    written = [text.get_text() for text in diagrams.unimodal(vision=4, text=3).axes[0].texts]
+    assert written.count("$A_{vision}$") == 4 and written.count("$A_{text}$") == 3
+    assert {"vision block 4", "text layer 3", "$v$", "$t$"} <= set(written) and "text layer 4" not in written
+
+
 def test_what_is_shared_is_drawn_once_and_black():
     axes = diagrams.sharing().axes[0]
     faces = [mcolors.to_hex(patch.get_facecolor()) for patch in axes.patches if type(patch) is Polygon]
@@ -61,3 +67,10 @@ def test_the_cross_branch_has_two_ups_in_the_colours_of_their_branches():
     maps = [patch for patch in diagrams.cross_branch().axes[0].patches if type(patch) is Polygon]
     colours = [mcolors.to_hex(patch.get_facecolor()) for patch in maps]
     assert colours == [diagrams.SHARED, viz.COLOURS["cross"], viz.COLOURS["text"]]
+
+
+def test_a_clip_is_drawn_with_the_tokens_of_each_frame_and_a_black_cls():
+    figure = diagrams.frames(count=3, patches=4)
+    faces = [mcolors.to_hex(patch.get_facecolor()) for patch in figure.axes[0].patches if type(patch) is Rectangle]
+    assert faces == 3 * [diagrams.SHARED, *4 * [viz.COLOURS["vision"]]]
+    assert {"frame 1", "frame 3", "patches: keys $· m_{3}$"} <= words(figure)

@@ -39,6 +39,8 @@ BROKEN = [
     (MODEL, "adapter.py", "if identity or branch", "if branch"),
     # the scale is forgotten
     (MODEL, "adapter.py", 'return self.scale * self._up("vision")', 'return self._up("vision")'),
+    # the adapters' LayerNorms are frozen
+    (MODEL, "adapter.py", "self.norm_in = nn.LayerNorm(D)", "self.norm_in = nn.LayerNorm(D).requires_grad_(False)"),
     # a picture's feature is taken from its first patch, not from [CLS]
     ("01_meet_blip", "tasks/retrieval.py", "model.vision_proj(tokens[:, 0])", "model.vision_proj(tokens[:, 1])"),
     # the second stage orders by how much the matching head says no
@@ -50,6 +52,8 @@ BROKEN = [
         "if parameter not in own:",
         "if parameter not in own and parameter.ndim > 1:",
     ),
+    # the text adapter reads what the layer gives, not a
+    ("04_unimodal_adapters", "insertion.py", "f = f + layer.text(a)", "f = f + layer.text(f)"),
     # the query residual reads c, what is behind cross-attention, and not a
     ("05_cross_modal_adapters", "insertion.py", "f = f + layer.text(a)", "f = f + layer.text(inner)"),
     # the cross branch reads a, and never sees what was found in the picture
@@ -58,6 +62,14 @@ BROKEN = [
     ("05_cross_modal_adapters", "adapter.py", 'delta = delta + self._up("text")(z)', "pass"),
     # every branch has a down-projection of its own
     ("06_weight_sharing", "adapter.py", 'config.share in ("down", "all"),', 'config.share == "all",'),
+    # captions that belong to a picture are drawn as its mismatches
+    ("07_train_on_a_small_subset", "losses.py", '.masked_fill(same.cpu(), float("-inf"))', ""),
+    # pictures need not be found by their captions
+    ("07_train_on_a_small_subset", "losses.py", "(image_to_text + text_to_image) / 2", "image_to_text"),
+    # a clip's feature is that of its first frame
+    ("08_video_and_frames", "insertion.py", "cls.mean(dim=1)", "cls[:, 0]"),
+    # the keys of a frame's CLS are scaled, too
+    ("08_video_and_frames", "attention.py", "torch.cat([cls, m * patches]", "torch.cat([m * cls, m * patches]"),
     # LN_x is frozen, as by the authors' accident
     (PUBLISHED, "adapter.py", "norm_cross = nn.LayerNorm(D)", "norm_cross = nn.LayerNorm(D).requires_grad_(False)"),
     # the cross branch forgets LN_x

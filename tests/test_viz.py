@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from uniadapter_edu import viz
-from uniadapter_edu.worlds import emoji
+from uniadapter_edu.worlds import clips, emoji
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +113,24 @@ def test_bars_have_their_numbers_and_begin_on_top():
     axes = viz.bars({"small": 0.5, "large": 12345}, "things").axes[0]
     assert [patch.get_width() for patch in axes.patches] == [0.5, 12345] and axes.yaxis_inverted()
     assert [t.get_text() for t in axes.texts] == ["0.5", "12,345"]
+
+
+def test_weighed_frames_stand_above_their_numbers_and_distractors_are_grey():
+    clip = clips.load_clips("target", "test", 1, frames=4, distractors=1)[0]
+    (wrong,) = clip["distractors"]
+    panels = viz.weighed_frames(clip["frames"], {"w": [0.5, -0.2, 0.1, 0.4], "m": [1] * 4}, [wrong]).axes
+    assert [text.get_text() for panel in panels[4:8] for text in panel.texts] == ["0.50", "-0.20", "0.10", "0.40"]
+    assert [panel.patches[0].get_height() for panel in panels[4:8]] == [0.5, -0.2, 0.1, 0.4]
+    grey = [mcolors.to_hex(panel.patches[0].get_facecolor()) == viz.COLOURS["frozen"] for panel in panels[4:8]]
+    assert grey == [place == wrong for place in range(4)]
+    assert [[text.get_text() for text in panel.texts] for panel in panels[:4]][wrong] == ["distractor"]
+    assert panels[4].get_ylabel() == "w" and panels[8].get_ylabel() == "m"
+
+
+def test_the_curve_over_examples_goes_through_the_means_of_its_seeds():
+    lines = {"UniAdapter": {50: [30, 34], 200: [50, 52]}, "full fine-tuning": {50: [28], 200: [60]}}
+    axes = viz.examples_curve(lines, "score", level=20).axes[0]
+    means = [line.get_xydata().tolist() for line in axes.lines if line.get_linestyle() == "-"]
+    assert means == [[[50, 32], [200, 51]], [[50, 28], [200, 60]]]
+    assert [t.get_text() for t in axes.texts] == ["UniAdapter", "full fine-tuning", "frozen"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["50", "200"] and axes.get_xscale() == "log"

@@ -4,6 +4,7 @@ An answer that is still `...` is left open: the check says so and passes, so tha
 its exercises are done. Any other answer is right, or raises AssertionError.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -166,6 +167,79 @@ def same_first_step(learning_rate: float, scale: float, other_rate: float, other
     _right(f"Both products are {wanted:.4g}.")
 
 
+# ------------------------------------------------------------------------------------------- 04, unimodal adapters
+
+
+def text_branch_changes(pictures: bool, sentences: bool, pair: bool) -> None:
+    """Which cosines a text branch can change: of two pictures no, of two sentences yes, of one of each yes."""
+    if any(_open(answer) for answer in (pictures, sentences, pair)):
+        return
+    asked = (
+        ("two pictures", pictures, False, "pictures never pass the text encoder: both vectors are as before"),
+        ("two sentences", sentences, True, "both vectors come from the text encoder, where the adapters are"),
+        ("a picture and a sentence", pair, True, "one of the two vectors has changed, and that is enough"),
+    )
+    for what, given, right, why in asked:
+        assert given is right, f"{given!r} is not right for the cosine of {what}: {why}."
+    _right("It moves sentences, and only towards or away from where the pictures are.")
+
+
+def post_norm_layer(layer: Callable) -> None:
+    """``layer(x, attend, norm_1, ffn, norm_2, A)``: a = norm_1(x + attend(x)), then norm_2(a + ffn(a)) + A(a)."""
+    x, (w_attend, w_ffn, w_A) = _h(6), torch.linspace(-3, 3, 108).view(3, 6, 6).sin()
+    norm_1, norm_2 = torch.nn.LayerNorm(6), torch.nn.LayerNorm(6)
+    norm_1.weight.data, norm_2.weight.data = torch.linspace(0.5, 2, 6), torch.linspace(2, 1, 6)
+
+    def attend(h):
+        return h @ w_attend
+
+    def ffn(h):
+        return torch.relu(h @ w_ffn)
+
+    def A(h):
+        return torch.relu(h @ w_A)
+
+    if _open(given := layer(x, attend, norm_1, ffn, norm_2, A)):
+        return
+    a, u = norm_1(x + attend(x)), x + attend(norm_1(x))
+    f, alone, exchanged = norm_2(a + ffn(a)), norm_1(attend(x)), norm_2(x + attend(x))
+    mistakes = {
+        "the adapter is added in front of the last LayerNorm, which rescales it": norm_2(a + ffn(a) + A(a)),
+        "the adapter reads x, expected a: behind self-attention": f + A(x),
+        "the adapter reads what the layer gives, expected a": f + A(f),
+        "the adapter is missing": f,
+        "the residual around self-attention is missing": norm_2(alone + ffn(alone)) + A(alone),
+        "the residual around the feed-forward part is missing": norm_2(ffn(a)) + A(a),
+        "that is a pre-norm layer: LayerNorm stands in front of the parts": u + ffn(norm_2(u)) + A(u),
+        "the two LayerNorms are exchanged": norm_1(exchanged + ffn(exchanged)) + A(exchanged),
+    }
+    found = next((why for why, wrong in mistakes.items() if torch.allclose(given, wrong)), "that is another layer")
+    assert torch.allclose(given, f + A(a)), f"{found}."
+    _right("Nothing rescales what the adapter adds.")
+
+
+def unimodal_count(count: Callable[[int, int, int, int], int]) -> None:
+    """``count(D, r, blocks, layers)``: max(blocks, layers) · (2D + Dr + r) + (blocks + layers) · (rD + D)."""
+    if _open(count(192, 8, 4, 3)):
+        return
+    D, r = 100, 7
+    for blocks, layers in ((4, 3), (2, 5)):
+        deep, one, up = max(blocks, layers), 2 * D + D * r + r, r * D + D
+        right = deep * one + (blocks + layers) * up
+        mistakes = {
+            (blocks + layers) * (one + up): "LayerNorm and down-projection of a layer index serve both encoders",
+            deep * (one + 2 * up): "an encoder that is not deep enough has no up-projection there",
+            blocks * (one + 2 * up): "an encoder that is not deep enough has no up-projection there",
+            min(blocks, layers) * one + (blocks + layers) * up: "the deeper encoder's upper layers have adapters, too",
+            right - deep * 2 * D: "each layer index has a LayerNorm of 2D numbers",
+            right - deep * r - (blocks + layers) * D: "linear maps have biases: r numbers after a down, D after an up",
+        }
+        given = count(D, r, blocks, layers)
+        why = mistakes.get(given, f"expected {right}")
+        assert given == right, f"count({D}, {r}, blocks={blocks}, layers={layers}) is {given}: {why}."
+    _right("Two branches cost less than twice one: the questions are shared.")
+
+
 # ------------------------------------------------------------------------------------------- 05, cross-modal adapters
 
 
@@ -278,6 +352,132 @@ def shared_gradient(gradient) -> None:
     why = mistakes.get(tuple(given), "add the rows of vision and text to what is left of cross")
     assert given == [4.0, 3.0], f"{given} is not the gradient: {why}."
     _right("The cross branch is silent for this token, and leaves the gradient to the other two.")
+
+
+# --------------------------------------------------------------------------------------- 07, train on a small subset
+
+
+def chance_loss(loss: float, batch: int) -> None:
+    """The contrastive loss of a model to which all pairs of a batch look alike: ln B."""
+    if _open(loss):
+        return
+    right = math.log(batch)
+    mistakes = {
+        1 / batch: "that is the probability of the right caption; the loss is minus its logarithm",
+        -right: "a loss is minus the logarithm of a probability, so it is not negative",
+        math.log2(batch): "that is the logarithm to base 2",
+        2 * right: "the loss is the mean of both directions, not their sum",
+        0.0: "that is the loss of a model that is always right, and sure of it",
+    }
+    why = next((why for wrong, why in mistakes.items() if abs(loss - wrong) < 0.01), f"expected {right:.3f}")
+    assert abs(loss - right) < 0.01, f"{loss:g} is not the loss at chance: {why}."
+    _right("So that is where an untrained model's loss begins, and a larger batch begins higher.")
+
+
+def contrastive(loss: Callable[[torch.Tensor, float], torch.Tensor]) -> None:
+    """``loss(s, temperature)``: the mean of cross-entropy over the rows and over the columns of s / temperature."""
+    s, tau = torch.tensor([[0.9, 0.1, 0.2], [0.7, 0.6, 0.5], [-0.8, 0.3, 0.25]]), 0.5
+    if _open(given := loss(s, tau)):
+        return
+
+    def rows(x):
+        return -x.log_softmax(dim=1).diagonal().mean()
+
+    right = (rows(s / tau) + rows(s.T / tau)) / 2
+    mistakes = {
+        "that is one direction: pictures must find captions, and captions pictures": rows(s / tau),
+        "that is one direction: captions must find pictures, and pictures captions": rows(s.T / tau),
+        "the temperature is missing": (rows(s) + rows(s.T)) / 2,
+        "divide by the temperature, do not multiply": (rows(s * tau) + rows(s.T * tau)) / 2,
+        "take the mean of the two directions, not their sum": 2 * right,
+        "take the mean over the batch, not the sum": len(s) * right,
+        "a loss is minus the logarithm": -right,
+    }
+    given = torch.as_tensor(given)
+    assert given.ndim == 0, f"its shape is {tuple(given.shape)}, expected one number."
+    found = next((why for why, x in mistakes.items() if torch.isclose(given, x)), f"expected {right:.4f}")
+    assert torch.isclose(given, right), f"the loss is {given:.4f}: {found}."
+    _right("Each row and each column is a question with B answers.")
+
+
+def draw_probabilities(draw: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    """``draw(s, same)``: softmax over the texts of each picture, 0 where text and picture belong together."""
+    s = torch.tensor([[5.0, 1.0, 2.0, 1.0], [0.0, 4.0, 1.0, 3.0]])
+    same = torch.tensor([[True, False, False, False], [False, True, False, True]])
+    if _open(given := draw(s, same)):
+        return
+    right = s.masked_fill(same, -torch.inf).softmax(dim=1)
+    mistakes = {
+        "a text that belongs to the picture can be drawn: it is no mismatch": s.softmax(dim=1),
+        "a score of 0 can be drawn, for exp(0) is 1: give what belongs together minus infinity": (
+            s.masked_fill(same, 0).softmax(dim=1)
+        ),
+        "what is left after leaving out the right texts has to sum to 1": s.softmax(dim=1).masked_fill(same, 0),
+        "a row is a picture: the softmax goes over its texts": s.masked_fill(same, -torch.inf).softmax(dim=0),
+        "all mismatches are equally probable": (~same).float() / (~same).sum(1, keepdim=True),
+    }
+    given = torch.as_tensor(given)
+    assert given.shape == s.shape, f"its shape is {tuple(given.shape)}, expected {tuple(s.shape)}."
+    found = next((why for why, x in mistakes.items() if torch.allclose(given, x)), "expected a softmax over each row")
+    assert torch.allclose(given, right), f"{found}."
+    _right("The more a wrong text looks like the right one, the more often it is drawn.")
+
+
+# ------------------------------------------------------------------------------------------------ 08, video and frames
+
+
+def token_index(index: Callable[[int, int, int], int]) -> None:
+    """``index(f, p, n)``: the place of patch p of frame f among frame-major tokens, n a frame: f · n + 1 + p."""
+    if _open(index(0, 0, 37)):
+        return
+    f, p, n = 3, 5, 37
+    given, right = index(f, p, n), f * n + 1 + p
+    mistakes = {
+        f * n + p: "each frame begins with its CLS",
+        (f + 1) * n + 1 + p: "frames are counted from 0: f frames stand in front",
+        f * (n + 1) + 1 + p: "n counts the CLS already",
+        p * n + f: "that is patch-major; a frame's tokens stand together",
+        (f - 1) * n + 1 + p: "frames are counted from 0, not from 1",
+    }
+    why = mistakes.get(given, f"expected {right}")
+    assert given == right, f"index_of(f={f}, p={p}, n={n}) is {given}: {why}."
+    _right("So a frame's tokens are one slice, from f · n to (f + 1) · n.")
+
+
+def frame_multipliers(multipliers: Callable[[torch.Tensor, float], torch.Tensor]) -> None:
+    """``multipliers(w, temperature)``: F · softmax over the frames of w / temperature."""
+    w, temperature = torch.tensor([[0.9, 0.1, -0.3], [0.2, 0.4, 0.6]]), 0.5
+    if _open(given := multipliers(w, temperature)):
+        return
+    right = 3 * (w / temperature).softmax(dim=1)
+    mistakes = {
+        "the factor F is missing, so their mean is not 1": right / 3,
+        "the factor is the number of frames, not of clips": right * 2 / 3,
+        "that softmax goes over the clips; a clip's frames compete with each other": 3
+        * (w / temperature).softmax(dim=0),
+        "the temperature is missing": 3 * w.softmax(dim=1),
+        "divide by the temperature, do not multiply": 3 * (w * temperature).softmax(dim=1),
+    }
+    assert given.shape == w.shape, f"its shape is {tuple(given.shape)}, expected {tuple(w.shape)}."
+    found = next((why for why, x in mistakes.items() if torch.allclose(given, x)), "expected F times a softmax")
+    assert torch.allclose(given, right), f"{found}."
+    _right("Their mean over the frames of a clip is 1.")
+
+
+def largest_ratio(ratio: float, temperature: float) -> None:
+    """How many times as large as another one a multiplier can be, for cosines from -1 to 1: exp(2 / temperature)."""
+    if _open(ratio):
+        return
+    right = math.exp(2 / temperature)
+    mistakes = {
+        math.exp(1 / temperature): "two cosines can differ by 2, one at 1 and one at -1",
+        2 / temperature: "that is the difference of the exponents; the ratio is e to that power",
+        math.exp(0.5): "that is for temperature 4",
+        math.exp(2 * temperature): "divide by the temperature, do not multiply",
+    }
+    why = next((why for wrong, why in mistakes.items() if abs(ratio - wrong) < 0.01), f"expected {right:.2f}")
+    assert abs(ratio - right) < 0.01, f"{ratio:g} is not the largest ratio: {why}."
+    _right("At the paper's temperature of 4 it is 1.65.")
 
 
 # --------------------------------------------------------------------------------------------- 10, compare and ablate

@@ -232,6 +232,32 @@ def parallel_or_sequential() -> Figure:
     return figure
 
 
+def unimodal(vision: int, text: int) -> Figure:
+    """The two encoders apart, `vision` blocks and `text` layers with an adapter beside each, and the cosine of v and t."""
+    figure, axes = canvas(84, 53)
+    for branch, layers, x, layer, vector, below in (
+        ("vision", vision, 3, "vision block", "$v$", "picture"),
+        ("text", text, 45, "text layer", "$t$", "sentence"),
+    ):
+        colour, mid = COLOURS[branch], x + 10
+        axes.text(mid, 0.4, below, ha="center", fontsize=10)
+        arrow(axes, (mid, 3), (mid, 5))
+        for i in range(layers):
+            y = 5 + 8.6 * i
+            box(axes, x, y, 20, 5, f"{layer} {i + 1}")
+            arrow(axes, (mid, y + 5), (mid, y + 8.6))
+            plus(axes, mid, y + 6.6, colour)
+            box(axes, x + 24, y, 11, 5, f"$A_{{{branch}}}$", colour, "white", 10)
+            arrow(axes, (x + 20, y + 2.5), (x + 24, y + 2.5), colour)
+            arrow(axes, (x + 29.5, y + 5), (x + 29.5, y + 6.6), colour, head=False)
+            arrow(axes, (x + 29.5, y + 6.6), (mid + 1.5, y + 6.6), colour)
+        top = 5 + 8.6 * layers
+        axes.text(mid, top + 0.6, vector, ha="center", fontsize=13, color=colour)
+        arrow(axes, (mid, top + 3.6), (mid, 46))
+    box(axes, 3, 46, 62, 5.5, "cosine: how close are $v$ and $t$?", PALE, size=10)
+    return figure
+
+
 def sharing() -> Figure:
     """The four ways to share: each of the three branches goes through a down and an up, its own or the one for all."""
     figure, axes = canvas(93, 32)
@@ -329,6 +355,47 @@ def starts() -> Figure:
             axes.text(end + 4.5, y, f"$A_{{{branch}}} / s$", ha="center", va="center", fontsize=11, color=colour)
         arrow(axes, (x + 23.5, 19.5), (x + 23.5, 11.6), COLOURS["text"])
     axes.text(46, 1, "hollow: starts at zero        filled: starts at random", ha="center", fontsize=9, color=LINE)
+
+
+def frames(count: int = 3, patches: int = 4) -> Figure:
+    """A clip: every frame through the one vision encoder, all tokens in one row, its feature from the frames' CLS."""
+    figure, axes = canvas(90, 44)
+    wide, colour = 84 / count, COLOURS["vision"]
+    side = (wide - 6) / (patches + 1)
+    for f in range(count):
+        x = 3 + wide * f
+        mid = x + wide / 2 - 1
+        axes.text(mid, 0.6, f"frame {f + 1}", ha="center", fontsize=10)
+        arrow(axes, (mid, 3.2), (mid, 7))
+        box(axes, x, 7, wide - 2, 6, "vision encoder")
+        arrow(axes, (mid, 13), (mid, 17))
+        for token in range(patches + 1):
+            left = x + 2 + side * token
+            face = SHARED if token == 0 else colour
+            axes.add_patch(Rectangle((left, 17), side - 0.7, 4, facecolor=face, edgecolor="none", zorder=2))
+        axes.text(x + 2 + side / 2 - 0.3, 22, "CLS", ha="center", fontsize=8, color=SHARED)
+        axes.text(
+            x + 2 + side * (patches / 2 + 1),
+            22,
+            f"patches: keys $· m_{{{f + 1}}}$",
+            ha="center",
+            fontsize=9,
+            color=colour,
+        )
+        arrow(axes, (mid, 25), (mid, 30), COLOURS["cross"])
+    for f in range(1, count):
+        axes.text(2 + wide * f, 9.6, "same", ha="center", fontsize=7.5, color=LINE, zorder=6)
+    box(axes, 3, 30, 84 - 2, 5.5, "cross-attention: the words ask all $F · n$ tokens at once", PALE, size=10)
+    box(
+        axes,
+        3,
+        37.5,
+        84 - 2,
+        5.5,
+        "from the CLS alone, the clip's feature $v$: their mean, projected, of length 1",
+        PALE,
+        size=10,
+    )
     return figure
 
 

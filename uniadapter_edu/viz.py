@@ -90,15 +90,12 @@ def clip_sheet(clips: Dataset, n: int = 6, caption: int | None = 0, title: str |
     """
     examples = list(clips.select(range(min(n, len(clips)))))
     columns = max(len(example["frames"]) for example in examples)
-    figure, panels = _grid(len(examples), columns, 1.5, 1.5 if caption is None else 1.75)
+    width = _frame_width(columns)
+    figure, panels = _grid(len(examples), columns, width, width if caption is None else width + 0.25)
     for row, example in zip(panels, examples):
         distractors = example.get("distractors") or ()
         for place, (panel, frame) in enumerate(zip(row, example["frames"])):
-            panel.imshow(frame, interpolation="nearest", alpha=0.45 if place in distractors else 1)
-            if place in distractors:
-                panel.spines[:].set(visible=True, color=COLOURS["frozen"], linewidth=2, linestyle="--")
-                label = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-                panel.text(0.5, 0.06, "distractor", fontsize=7, ha="center", transform=panel.transAxes, bbox=label)
+            _draw_frame(panel, frame, place in distractors)
         if caption is not None:
             words = example["captions"][caption % len(example["captions"])]
             # Out of the layout: a long caption would push the second frame away from the first.
@@ -106,6 +103,47 @@ def clip_sheet(clips: Dataset, n: int = 6, caption: int | None = 0, title: str |
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
+
+
+def weighed_frames(frames: Sequence, numbers: Mapping[str, Sequence[float]], distractors: Sequence[int] = ()) -> Figure:
+    """The frames of one clip, and beneath them a row of bars for each kind of number that frames have.
+
+    numbers  name -> one number a frame, such as its weight w; distractors: frames that show something else
+    """
+    width, bars = _frame_width(len(frames)), 0.95
+    figure = Figure(figsize=(width * len(frames), width + bars * len(numbers)), layout="constrained", dpi=100)
+    heights = [width] + [bars] * len(numbers)
+    panels = figure.subplots(1 + len(numbers), len(frames), squeeze=False, height_ratios=heights)
+    for place, frame in enumerate(frames):
+        panels[0, place].set(xticks=[], yticks=[])
+        panels[0, place].spines[:].set_visible(False)
+        _draw_frame(panels[0, place], frame, place in distractors)
+    for row, (name, values) in zip(panels[1:], numbers.items()):
+        low, high = min(0.0, *values), max(values)
+        for place, (panel, value) in enumerate(zip(row, values)):
+            panel.bar([0], [value], width=0.5, color=COLOURS["frozen" if place in distractors else "vision"])
+            panel.annotate(
+                f"{value:.2f}", (0, max(value, 0)), (0, 2), textcoords="offset points", ha="center", fontsize=9
+            )
+            panel.set(xlim=(-0.6, 0.6), ylim=(low, 1.35 * high), xticks=[], yticks=[])
+            panel.axhline(0, color="#555555", linewidth=0.8)
+            panel.spines[:].set_visible(False)
+        row[0].set_ylabel(name, fontsize=9)
+    return figure
+
+
+def _frame_width(count: int) -> float:
+    """Inches of one frame beside others: a page is about nine wide."""
+    return min(1.5, 9.2 / count)
+
+
+def _draw_frame(panel, picture, is_distractor: bool) -> None:
+    """One frame of a clip; a distractor is pale, framed and labelled."""
+    panel.imshow(picture, interpolation="nearest", alpha=0.45 if is_distractor else 1)
+    if is_distractor:
+        panel.spines[:].set(visible=True, color=COLOURS["frozen"], linewidth=2, linestyle="--")
+        label = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        panel.text(0.5, 0.06, "distractor", fontsize=7, ha="center", transform=panel.transAxes, bbox=label)
 
 
 def before_after(
@@ -164,6 +202,36 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping]], key: str = "loss
     axes.set(xlabel="training step", ylabel=key)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    return figure
+
+
+def examples_curve(
+    lines: Mapping[str, Mapping[int, Sequence[float]]], ylabel: str, level: float | None = None
+) -> Figure:
+    """What training on more and more examples gives: name -> number of examples -> the scores of one or more seeds.
+
+    Large points are means over seeds, small points the runs. ``level``: of the frozen model, without any example.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=100)
+    axes = figure.subplots()
+    for name, scores in lines.items():
+        colour = COLOURS.get(name)
+        (line,) = axes.plot(list(scores), [mean(own) for own in scores.values()], "o-", color=colour, linewidth=2)
+        for size, own in scores.items():
+            axes.plot([size] * len(own), own, "o", color=line.get_color(), alpha=0.4, markersize=3.5, markeredgewidth=0)
+        last = mean(list(scores.values())[-1])
+        end = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        axes.annotate(name, (list(scores)[-1], last), color=line.get_color(), fontsize=9, **end)
+    sizes = sorted({size for scores in lines.values() for size in scores})
+    if level is not None:
+        axes.axhline(level, color=COLOURS["frozen"], linestyle="--", linewidth=1.2)
+        axes.annotate("frozen", (0.01, level), (0, 3), fontsize=9, color="#777777", **_AT_LEFT)
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="examples (log scale)", ylabel=ylabel, ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
     return figure
 
 
