@@ -34,7 +34,8 @@ from uniadapter_edu.worlds import emoji
 METHODS = ("frozen", "linear probe", "LoRA", "UniAdapter", "full fine-tuning")
 # Full fine-tuning takes longest and is the same for everybody: its saved run is printed beside yours, unless you ask.
 RUN_BY_DEFAULT = METHODS[:-1]
-# The best of those that `data/tune_quickstart.py` tried, by R@1 in both directions on validation scenes, one seed.
+# The best of those that `data/tune_quickstart.py` tried, by R@1 in both directions on validation scenes, one seed; with the
+# backbone as it was before the words that it never read got embeddings of their own.
 LEARNING_RATES = {"linear probe": 3e-2, "LoRA": 1e-2, "UniAdapter": 3e-3, "full fine-tuning": 2e-3}
 SAVED_RUNS = ("quickstart", "saved_runs.json")
 
