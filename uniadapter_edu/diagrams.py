@@ -355,6 +355,7 @@ def starts() -> Figure:
             axes.text(end + 4.5, y, f"$A_{{{branch}}} / s$", ha="center", va="center", fontsize=11, color=colour)
         arrow(axes, (x + 23.5, 19.5), (x + 23.5, 11.6), COLOURS["text"])
     axes.text(46, 1, "hollow: starts at zero        filled: starts at random", ha="center", fontsize=9, color=LINE)
+    return figure
 
 
 def frames(count: int = 3, patches: int = 4) -> Figure:
