@@ -216,10 +216,9 @@ def test_feedback_keeps_hidden_tests_hidden(graded):
 
 @sandboxed
 def test_a_spy_reaches_nothing(graded):
-    page = graded["pages"]["spying"]
-    assert "REACHED" not in page
+    page = graded["pages"]["spying"]  # shows the spy's code and what it printed
     for what in ("solution", "gradebook", "neighbour", "seed", "network", "datagram", "grader"):
-        assert f"{what} refused" in page
+        assert f"{what} refused" in page and f"{what} REACHED" not in page
 
 
 def test_the_seed_stays_private(graded):
