@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import GOLDEN
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -266,6 +267,12 @@ def test_words_that_were_never_read_can_be_told_apart():
     assert new == pytest.approx(known, rel=0.4)
     words = torch.nn.functional.normalize(table[unread], dim=1)
     assert (words @ words.T).fill_diagonal_(0).max() < 0.6
+
+
+def test_the_golden_numbers_that_ship_are_a_part_of_the_authors():
+    part, whole = load_file(data_path("golden", "modules.safetensors")), load_file(GOLDEN / "golden_public.safetensors")
+    wanted = {name for name in whole if name == "input.x" or name.startswith(("adapter.layers.", "out.a."))}
+    assert part.keys() == wanted and all(torch.equal(part[name], whole[name]) for name in wanted)
 
 
 def test_the_checkouts_data_is_as_listed():
