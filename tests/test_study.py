@@ -383,6 +383,20 @@ def test_recording_ships_rows_figures_and_tables_and_leaves_the_words_alone(pret
     )
 
 
+def test_a_study_goes_on_from_the_shipped_one(pretended, tmp_path, monkeypatch, make_blip):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    monkeypatch.setattr(study, "data_path", lambda *parts: data.joinpath(*parts))
+    study.study(data / "study", ("curve",), seeds=(0,), settings=SMALL, progress=False)
+    ran = len(pretended)
+    assert study.begin_from_shipped(elsewhere) == ran and study.begin_from_shipped(elsewhere) == 0
+    tables = study.study(elsewhere, ("curve",), seeds=(0,), settings=SMALL, progress=False)
+    assert len(pretended) == ran and tables == study.read_study(data / "study")
+    for module in (grid, study):  # with another backbone, nothing of it counts
+        monkeypatch.setattr(module, "load_backbone", lambda **task: make_blip(seed=1, **task))
+    study.study(elsewhere, ("curve",), seeds=(0,), settings=SMALL, progress=False)
+    assert len(pretended) == 2 * ran
+
+
 def test_the_shipped_studys_card_holds_the_tables_of_its_rows():
     card = (data_path("study") / "README.md").read_text()
     tables = study.read_study(data_path("study"))

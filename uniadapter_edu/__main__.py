@@ -47,6 +47,8 @@ def _study(options: argparse.Namespace) -> int:
             print(f"Recorded in {card.parent}; run `python -m uniadapter_edu._files data` before committing it.")
         return 0
     settings = replace(study.DEFAULTS, **{name: getattr(options, name) for name in STUDY_SIZES})
+    if options.from_shipped:
+        print(f"{study.begin_from_shipped(options.folder)} finished runs of the shipped study are taken over.")
     tables = study.study(options.folder, parts, options.seeds, settings)
     return int(any(row.error for rows in tables.values() for row in rows))
 
@@ -129,6 +131,9 @@ def _add_study(commands) -> None:
     )
     parser.add_argument(
         "--draw", action="store_true", help="run nothing; print tables and draw figures of what is there"
+    )
+    parser.add_argument(
+        "--from-shipped", action="store_true", help="run only what the study that ships with the package has not run"
     )
     parser.add_argument(
         "--record", action="store_true", help="with --draw: make this study the one that ships with the package"

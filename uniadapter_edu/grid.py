@@ -207,6 +207,15 @@ def _row(run: Run, folder: Path, key: str, stop_on_error: bool) -> Row:
     return row
 
 
+def put_row(row: Row, folder: str | Path, backbone: str) -> bool:
+    """Put a finished run, made with the backbone of this fingerprint, among those of ``folder``; False if it is there."""
+    path = Path(folder) / "rows" / f"{row.run.key(backbone)}.json"
+    if path.exists() or row.error:
+        return False
+    _write_json(path, row.to_dict())
+    return True
+
+
 def _read_row(path: Path) -> Row:
     try:
         return Row.from_dict(json.loads(path.read_text(encoding="utf-8")))

@@ -23,9 +23,10 @@ from uniadapter_edu._atomic import write_together
 from uniadapter_edu._files import data_path
 from uniadapter_edu.accounting import bottleneck_for
 from uniadapter_edu.backbones import load_backbone
+from uniadapter_edu.checkpoint import fingerprint
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.grid import SCORES, Row, Run, recovered, run_grid, summary, table
+from uniadapter_edu.grid import SCORES, Row, Run, put_row, recovered, run_grid, summary, table
 from uniadapter_edu.methods import lora_rank_for
 from uniadapter_edu.momentum import MomentumConfig
 from uniadapter_edu.quickstart import Settings
@@ -259,7 +260,11 @@ def study(
 
 
 def _finish(part: str, rows: list[Row], rates: dict[str, float], folder: str | Path) -> list[Row]:
-    content = {"learning_rates": rates, "rows": [row.to_dict() for row in rows]}
+    content = {
+        "backbone": fingerprint(load_backbone()),
+        "learning_rates": rates,
+        "rows": [row.to_dict() for row in rows],
+    }
     write_together(folder, {f"{part}.json": (json.dumps(content, indent=1) + "\n").encode("utf-8")})
     report(part, rows)
     return rows
@@ -272,6 +277,18 @@ def read_study(folder: str | Path) -> dict[str, list[Row]]:
     if not found:
         raise UniAdapterError(f"{folder} holds no part of a study.", "Run `python -m uniadapter_edu study` first.")
     return {part: [Row.from_dict(row) for row in content["rows"]] for part, content in found.items()}
+
+
+def begin_from_shipped(folder: str | Path) -> int:
+    """Put the finished runs of the study that ships with the package into ``folder``; returns how many are new there.
+
+    They count for the backbone that they were made with and for no other, as all rows do.
+    """
+    folder, new = Path(folder), 0
+    for path in (path for part in ALL_PARTS if (path := data_path(SHIPPED) / f"{part}.json").exists()):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        new += sum(put_row(Row.from_dict(row), folder, content["backbone"]) for row in content["rows"])
+    return new
 
 
 def report(part: str, rows: Sequence[Row]) -> None:
