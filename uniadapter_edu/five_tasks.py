@@ -16,7 +16,7 @@ from pathlib import Path
 from uniadapter_edu._atomic import write_together
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.grid import Row, Run, mean_and_std, percent, recovered, run_grid
+from uniadapter_edu.grid import Row, Run, aligned, mean_and_std, percent, recovered, run_grid
 from uniadapter_edu.jobs import JOBS
 from uniadapter_edu.quickstart import Settings
 
@@ -127,12 +127,7 @@ def table(rows: Sequence[Row]) -> str:
     """The cells as aligned text: scores in percent, mean ± standard deviation over n seeds."""
     head = ["", "", "", "", "gain", "trained", "% of", "s per", "peak", ""]
     unit = ["task", "method", "score", "%", "recovered %", "parameters", "backbone", "step", "MB", "n"]
-    lines = [head, unit] + [_line(cell) for cell in cells(rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
-        for line in lines
-    )
+    return aligned([head, unit] + [_line(cell) for cell in cells(rows)], left=3)
 
 
 def _line(cell: dict) -> list[str]:

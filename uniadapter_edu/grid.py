@@ -309,9 +309,14 @@ def table(rows: Sequence[Row]) -> str:
     head = ["", "style", "world", "batch", "steps", "trained", "% of", "R@1 t2i", "R@1 i2t", "gain", "n"]
     unit = ["line", "", "", "", "", "parameters", "backbone", "%", "%", "recovered %", ""]
     lines = [head, unit] + [_cells(cell) for cell in summary(rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of cells as text in columns, the first ``left`` of them flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
-        "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:])]).rstrip()
+        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
         for line in lines
     )
 

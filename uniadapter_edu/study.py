@@ -272,11 +272,7 @@ def _finish(part: str, rows: list[Row], rates: dict[str, float], folder: str | P
 
 def read_study(folder: str | Path) -> dict[str, list[Row]]:
     """The rows of every part that `study` has left in ``folder``. Raises `UniAdapterError` if there is none."""
-    paths = {part: Path(folder) / f"{part}.json" for part in ALL_PARTS}
-    found = {part: json.loads(path.read_text(encoding="utf-8")) for part, path in paths.items() if path.exists()}
-    if not found:
-        raise UniAdapterError(f"{folder} holds no part of a study.", "Run `python -m uniadapter_edu study` first.")
-    return {part: [Row.from_dict(row) for row in content["rows"]] for part, content in found.items()}
+    return {part: [Row.from_dict(row) for row in content["rows"]] for part, content in _contents(folder).items()}
 
 
 def begin_from_shipped(folder: str | Path) -> int:
@@ -284,11 +280,17 @@ def begin_from_shipped(folder: str | Path) -> int:
 
     They count for the backbone that they were made with and for no other, as all rows do.
     """
-    folder, new = Path(folder), 0
-    for path in (path for part in ALL_PARTS if (path := data_path(SHIPPED) / f"{part}.json").exists()):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        new += sum(put_row(Row.from_dict(row), folder, content["backbone"]) for row in content["rows"])
-    return new
+    shipped = _contents(data_path(SHIPPED)).values()
+    return sum(put_row(Row.from_dict(row), folder, part["backbone"]) for part in shipped for row in part["rows"])
+
+
+def _contents(folder: str | Path) -> dict[str, dict]:
+    """What the files of the parts hold that are there. Raises `UniAdapterError` if there is none."""
+    paths = {part: Path(folder) / f"{part}.json" for part in ALL_PARTS}
+    found = {part: json.loads(path.read_text(encoding="utf-8")) for part, path in paths.items() if path.exists()}
+    if not found:
+        raise UniAdapterError(f"{folder} holds no part of a study.", "Run `python -m uniadapter_edu study` first.")
+    return found
 
 
 def report(part: str, rows: Sequence[Row]) -> None:
