@@ -405,6 +405,16 @@ def test_the_shipped_studys_card_holds_the_tables_of_its_rows():
     assert not any(row.error for rows in tables.values() for row in rows)
 
 
+def test_rows_that_give_nothing_to_draw_give_no_figure():
+    nobody_knows_the_gain = [made_up("UniAdapter", 0.5, budget=5), REFERENCES[0]]
+    assert study.figure_of("curve", nobody_knows_the_gain) is None
+    assert study.figure_of("curve", [*nobody_knows_the_gain, *REFERENCES[1:]]) is not None
+    assert study.figure_of("ablation", REFERENCES) is None and study.figure_of("steps", REFERENCES[:1]) is None
+    assert (
+        study.figure_of("video", [made_up("ours", 0, error="no")]) is None and study.figure_of("lr", REFERENCES) is None
+    )
+
+
 def test_nothing_to_draw_is_said(tmp_path, capsys):
     assert main(["study", "--folder", str(tmp_path), "--draw"]) == 2
     assert "holds no part of a study" in capsys.readouterr().err

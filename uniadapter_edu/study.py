@@ -320,8 +320,7 @@ def draw(folder: str | Path, parts: Sequence[str] = ALL_PARTS) -> list[Path]:
 
 def figure_of(part: str, rows: Sequence[Row]) -> Figure | None:
     """A part of the study as a figure; None where its rows give nothing to draw, as those of part "lr"."""
-    good = [row for row in rows if not row.error]
-    return FIGURES[part](good) if good and part in FIGURES else None
+    return FIGURES[part]([row for row in rows if not row.error]) if part in FIGURES else None
 
 
 def record(folder: str | Path, figures: Iterable[Path]) -> Path:
@@ -346,32 +345,34 @@ def with_tables(text: str, tables: Mapping[str, Sequence[Row]]) -> str:
     return text
 
 
-def _curve_figure(rows: Sequence[Row]) -> Figure:
+def _curve_figure(rows: Sequence[Row]) -> Figure | None:
     points = [_point(row, rows) | {"line": row.run.line} for row in rows if row.run.method != "frozen"]
     points = [point for point in points if point["recovered"] is not None]
     probe = [point["recovered"] for point in points if point["line"] == "linear probe"]
-    return viz.recovery_curve([p for p in points if p["budget"]], statistics.mean(probe) if probe else None)
+    lines = [point for point in points if point["budget"]]
+    return viz.recovery_curve(lines, statistics.mean(probe) if probe else None) if lines else None
 
 
-def _ablation_figure(rows: Sequence[Row]) -> Figure:
+def _ablation_figure(rows: Sequence[Row]) -> Figure | None:
     rows = [row for row in rows if row.run.line in ABLATIONS]
     return _chart(rows, lambda run: run.line, next(iter(ABLATIONS)))
 
 
-def _chart(rows: Sequence[Row], called: Callable[[Run], str], reference: str | None = None) -> Figure:
-    return viz.ablation_chart([_point(row, rows) | {"choice": called(row.run)} for row in rows], reference)
+def _chart(rows: Sequence[Row], called: Callable[[Run], str], reference: str | None = None) -> Figure | None:
+    points = [_point(row, rows) | {"choice": called(row.run)} for row in rows]
+    return viz.ablation_chart(points, reference) if points else None
 
 
-def _steps_figure(rows: Sequence[Row]) -> Figure:
+def _steps_figure(rows: Sequence[Row]) -> Figure | None:
     lines = {}
     for cell in (cell for cell in summary(rows) if cell["line"] != "frozen"):
         steps, scores = lines.setdefault(cell["line"], ([], []))
         steps.append(cell["steps"])
         scores.append(100 * cell["t2i_r1"])
-    return viz.curves(lines, "steps", "right picture first, % of queries")
+    return viz.curves(lines, "steps", "right picture first, % of queries") if lines else None
 
 
-FIGURES: dict[str, Callable[[Sequence[Row]], Figure]] = {
+FIGURES: dict[str, Callable[[Sequence[Row]], Figure | None]] = {
     "curve": _curve_figure,
     "main": lambda rows: _chart(rows, lambda run: f"{run.settings.style}: {run.line}"),
     "ablation": _ablation_figure,
