@@ -26,8 +26,8 @@ from uniadapter_edu import checks
 # \qquad \mu = \frac1D \sum_{i=1}^D h_i \qquad \sigma^2 = \frac1D \sum_{i=1}^D (h_i - \mu)^2$$
 #
 # `h` has any number of dimensions, the last of which is $D$; each vector of $D$ numbers is normalised by itself. `weight` and
-# `bias` have $D$ numbers, `eps` is a float. Return a new tensor of the shape and dtype of `h`. Write it with means and roots, not
-# with PyTorch's LayerNorm, which is switched off in the hidden tests.
+# `bias` have $D$ numbers in the dtype of `h` (float32 or float64), `eps` is a float. Return a new tensor of the shape and dtype of `h`.
+# Write it with means and roots, not with PyTorch's LayerNorm, which is switched off in the hidden tests.
 #
 # For example, `layer_norm(torch.tensor([3., 1., 3., 1.]), torch.ones(4), torch.zeros(4), 0.0)` is `[1, -1, 1, -1]`.
 # %% solution layer-norm
@@ -105,7 +105,7 @@ _hidden.grade(_answers, _hidden.ask(_reference, _cases), values=4, gradients=1, 
 # %% [markdown]
 # ## Exercise 3 · A start that changes nothing (5 points: adds nothing 2, can learn 2, the rest left alone 1)
 #
-# You are given the three parts of an adapter, with some weights. Set them **in place** so that $A(h) = 0$ for every $h$, and
+# You are given the three parts of an adapter, with random weights, none of them zero. Set them **in place** so that $A(h) = 0$ for every $h$, and
 # so that already the first gradient step can change that. Change no more than you have to; everything that could train before must
 # be able to afterwards, as the same `nn.Parameter`. Return nothing. Both maps have a bias here.
 # %% solution start

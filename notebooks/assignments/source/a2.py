@@ -87,13 +87,14 @@ _hidden.grade(_answers, _right, frozen=3, gradients_pass=1, rest_left_alone=1)
 # %% [markdown]
 # ## Exercise 2 · Insert, and take out again (6 points: inserted 3, removed 2, learns 1)
 #
-# `model.blocks` is an `nn.ModuleList`, and `model(x)` calls the blocks one after the other, each with one tensor. `adapters` is a list of
-# modules, one for each block. After `insert(model, adapters)` block $k$ has to give
+# `model.blocks` is an `nn.ModuleList` of different blocks, none of which occurs twice, and `model(x)` calls them one after the other, each
+# with one tensor. `adapters` is a list of modules, one for each block. After `insert(model, adapters)` block $k$ has to give
 #
 # $$x' = \mathrm{block}_k(x) + A_k(x)$$
 #
 # where $x$ is what goes **into** the block. You cannot change the code of the blocks, which may be of any class. No tensor may be changed in
-# place. Return a function without arguments: when it is called, `model` is exactly what it was before.
+# place. The adapters train; whether `model.parameters()` lists them while they are inserted is up to you. Return a function without
+# arguments: when it is called, `model` is exactly what it was before.
 # %% solution insert
 def insert(model, adapters):
     ### BEGIN SOLUTION

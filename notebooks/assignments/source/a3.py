@@ -24,7 +24,8 @@ from uniadapter_edu import checks
 # LayerNorm and no scale here.)
 #
 # `share` is `"none"`, `"down"`, `"up"` or `"all"` (both). What is shared is **one parameter object** for all three branches, weight
-# *and* bias: training one trains all. What is not shared starts with numbers of its own.
+# *and* bias: training one trains all. What is not shared starts with numbers of its own. Every parameter must be *registered*, which means
+# that an optimizer finds it in `parameters()` of what you return: each object once, however many branches use it.
 # %% solution build
 def build(D, r, share):
     ### BEGIN SOLUTION
@@ -181,8 +182,8 @@ _hidden.grade(_answers, _hidden.ask(_reference, _cases, lambda f, case: {"values
 # parameters, and one against. (b) Somebody shows that sharing is 0.8 points better than not sharing, at the same $r$. What would you ask before you
 # believe it?
 #
-# **Rubric** (a) a reason for and a reason against, each tied to gradients or features: 2. (b) equal budgets and not equal $r$: 1; seeds and
-# spread: 1.
+# **Rubric** (a) a reason for and a reason against, each tied to what the weight is trained by or what it computes: 2. (b) one question about
+# what was compared, and one about how sure the number is: 2.
 # %% [markdown] answer reflection 4
 # ### BEGIN SOLUTION
 # (a) For: what one branch learns to ask, the others can use at once, since the gradients of all three add up in one weight. Against: those

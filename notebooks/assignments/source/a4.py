@@ -77,7 +77,7 @@ _hidden.grade(_answers, _hidden.ask(_reference, _cases), values=4, gradients=2, 
 #
 # ## Exercise 3 · The same layer without a picture (3 points)
 #
-# The same function also serves the text encoder. Where `e` is `None`, there is no cross-attention and no cross branch:
+# The same function also serves the text encoder. Where `e` is `None`, neither `cross_attention` nor `A_cross` may be called:
 #
 # $$x' = \mathrm{LN}(a + \mathrm{FFN}\, a) + A_{text}(a)$$
 # %% solution multimodal-layer
@@ -167,8 +167,8 @@ _hidden.grade(_answers, _hidden.ask(_reference, _cases), values=3)
 # In 100 to 200 words: (a) why is the query residual taken from $a$ and not from $c$? (b) The cross branch adds $W_{text}\, z$ to its own $W_{cross}\, z$.
 # One matrix could compute the same sum. So what does the reuse change?
 #
-# **Rubric** (a) $a$ does not depend on the picture (in this layer), so that it is the same correction as in the text-only pass: 2. (b) where
-# training starts and what the text up-projection's gradient is made of, not what can be computed: 2.
+# **Rubric** (a) says what $c$ depends on and $a$ does not, and what the text branch gains by that: 2. (b) says that nothing more can be computed, and
+# what is different in training: 2.
 # %% [markdown] answer reflection 4
 # ### BEGIN SOLUTION
 # (a) Before cross-attention the text has not looked at the picture in this layer. The correction of the text branch there is the same as in the

@@ -141,8 +141,8 @@ _hidden.grade(_answers, _hidden.ask(_reference, _cases), values=4, gradients=1, 
 # In 100 to 200 words: (a) why are the keys weighed, and not the values? What would a multiplier on the values do instead? (b) Cosines of the frames of
 # one clip differ by 0.1. How large do the multipliers with $\tau = 4$ differ, about, and what follows for what this attention can do at all?
 #
-# **Rubric** (a) keys change what is looked at, values how large the result is: 2. (b) a difference of about 0.1/4 = 2.5 %, so a mild preference and no
-# selection: 2.
+# **Rubric** (a) what the one and the other change in the output: 2. (b) the size, with its calculation: 1; a conclusion about what the attention can
+# and cannot do with it: 1.
 # %% [markdown] answer reflection 4
 # ### BEGIN SOLUTION
 # (a) The key decides how much of a token is read: scaling it scales its attention score, and the softmax shares out the rest. Scaling the value

@@ -7,7 +7,7 @@
 # question, answer it with an experiment, and write the answer down honestly.
 #
 # **Points** 20: exercises 5 + 5, the study 10 (graded by a person; the questions at its end are the reflection). **Time** about 90 minutes, of which a
-# few are computing. **Read before** notebooks 06, 07 and 10.
+# ten are computing. **Read before** notebooks 06, 07 and 10; `help(ua.UniAdapterConfig)` lists what can be switched.
 #
 # **Hand in** this notebook, as `a6.ipynb`, executed. Write only where it says so; you may add cells. Checks use other numbers than the hidden tests.
 # %% setup
