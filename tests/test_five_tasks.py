@@ -7,12 +7,23 @@ import pytest
 from PIL import Image
 from small_world import WORDS
 
-from uniadapter_edu import five_tasks, grid, quickstart
+from uniadapter_edu import data_path, five_tasks, grid, quickstart
 from uniadapter_edu.__main__ import main
 from uniadapter_edu.accounting import trainable_parameters
 from uniadapter_edu.backbones import load_backbone
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.five_tasks import METHODS, SEEDS, TASKS, base_run, cells, choose_rates, rate_runs, table, table_runs
+from uniadapter_edu.five_tasks import (
+    METHODS,
+    SEEDS,
+    TASKS,
+    base_run,
+    cells,
+    choose_rates,
+    rate_runs,
+    rates_table,
+    table,
+    table_runs,
+)
 from uniadapter_edu.grid import Row
 from uniadapter_edu.jobs import JOBS
 from uniadapter_edu.tasks.answering import AnsweringMetrics
@@ -45,7 +56,7 @@ def tiny(monkeypatch, make_blip, processor):
     monkeypatch.setattr(five_tasks, "BOTTLENECK", 4)
 
 
-def test_all_five_tasks_give_a_table_that_is_read_again(tiny, tmp_path, capsys):
+def test_all_five_tasks_give_a_table_that_is_read_again_and_recorded(tiny, tmp_path, capsys, monkeypatch):
     rows = five_tasks.five_tasks(tmp_path, seeds=(0,), settings=SMALL, progress=False)
     assert not [row.error for row in rows if row.error]
     assert len(rows) == len(TASKS) * len(METHODS)
@@ -64,6 +75,17 @@ def test_all_five_tasks_give_a_table_that_is_read_again(tiny, tmp_path, capsys):
     assert "captioning" in shown and "retrieval" not in shown
     again = five_tasks.five_tasks(tmp_path, seeds=(0,), settings=SMALL, progress=False)
     assert list(map(repr, again)) == list(map(repr, rows))  # times and memory, too: nothing ran again
+    card = tmp_path / "data" / "five_tasks" / "README.md"
+    card.parent.mkdir(parents=True)
+    card.write_text("Before.\n<!-- table tasks -->\n```\nold\n```\n<!-- table rates -->\n```\nold\n```\nAfter.\n")
+    monkeypatch.setattr(five_tasks, "data_path", lambda *parts: tmp_path.joinpath("data", *parts))
+    assert main(["tasks", "--folder", str(tmp_path), "--show", "--record"]) == 0
+    assert list(map(repr, five_tasks.read(card.parent))) == list(map(repr, rows))
+    tried = rates_table(five_tasks.read(tmp_path, "tried"))
+    expected = (
+        f"Before.\n<!-- table tasks -->\n```\n{table(rows)}\n```\n<!-- table rates -->\n```\n{tried}\n```\nAfter.\n"
+    )
+    assert card.read_text() == expected and (card.parent / five_tasks.FIGURE).exists()
 
 
 def test_learning_rates_are_chosen_on_validation_scenes(monkeypatch):
@@ -73,7 +95,10 @@ def test_learning_rates_are_chosen_on_validation_scenes(monkeypatch):
     accuracy = dict(zip(tried, (0.1, 0.3, 0.2, 0.1, 0.5, 0.6)))
     rows = [Row(run, AnsweringMetrics(value, 9, {})) for run, value in accuracy.items()]
     assert choose_rates(rows) == {"linear probe": 2e-3, "UniAdapter": 1e-3, "full fine-tuning": 2e-3}
+    line = next(line for line in rates_table(rows).splitlines() if "UniAdapter" in line)
+    assert line.split() == "image questions UniAdapter 0.001: 20.0 0.002: 10.0".split()
     rows[4] = Row(tried[4], error="no")
+    assert rates_table(rows).splitlines()[-1].split()[-4:] == "0.001: failed 0.002: 60.0".split()
     assert choose_rates(rows)["full fine-tuning"] == 2e-3
     rows[5] = Row(tried[5], error="no, either")
     with pytest.raises(UniAdapterError, match="full fine-tuning.*: no"):
@@ -111,3 +136,12 @@ def test_one_adapter_of_at_most_five_percent_serves_all():
 def test_a_folder_without_a_finished_task(tmp_path, capsys):
     assert main(["tasks", "--folder", str(tmp_path), "--show"]) == 2
     assert "holds no finished task" in capsys.readouterr().err
+
+
+def test_the_shipped_card_holds_the_tables_of_its_rows():
+    card, rows = (
+        (data_path(five_tasks.SHIPPED) / "README.md").read_text(),
+        five_tasks.read(data_path(five_tasks.SHIPPED)),
+    )
+    assert grid.with_tables(card, five_tasks.tables(data_path(five_tasks.SHIPPED))) == card
+    assert {row.run.world for row in rows} == set(TASKS) and not any(row.error for row in rows)

@@ -400,7 +400,7 @@ def test_a_study_goes_on_from_the_shipped_one(pretended, tmp_path, monkeypatch, 
 def test_the_shipped_studys_card_holds_the_tables_of_its_rows():
     card = (data_path("study") / "README.md").read_text()
     tables = study.read_study(data_path("study"))
-    assert study.with_tables(card, tables) == card
+    assert grid.with_tables(card, {part: table(rows) for part, rows in tables.items()}) == card
     assert set(re.findall(r"<!-- table (\w+) -->", card)) == set(tables)
     assert not any(row.error for rows in tables.values() for row in rows)
 

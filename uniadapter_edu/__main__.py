@@ -43,8 +43,7 @@ def _study(options: argparse.Namespace) -> int:
     if options.draw:
         print("\nFigures:", ", ".join(map(str, figures := study.draw(options.folder, parts))))
         if options.record:
-            card = study.record(options.folder, figures)
-            print(f"Recorded in {card.parent}; run `python -m uniadapter_edu._files data` before committing it.")
+            _say_recorded(study.record(options.folder, figures))
         return 0
     settings = replace(study.DEFAULTS, **{name: getattr(options, name) for name in STUDY_SIZES})
     if options.from_shipped:
@@ -53,10 +52,17 @@ def _study(options: argparse.Namespace) -> int:
     return int(any(row.error for rows in tables.values() for row in rows))
 
 
+def _say_recorded(card: Path) -> None:
+    print(f"Recorded in {card.parent}; run `python -m uniadapter_edu._files data` before committing it.")
+
+
 def _tasks(options: argparse.Namespace) -> int:
     worlds = five_tasks.TASKS if "all" in options.task else [w for w in five_tasks.TASKS if job.slug(w) in options.task]
     if options.show:
         print(five_tasks.table([row for row in five_tasks.read(options.folder) if row.run.world in worlds]))
+        print("\nFigure:", five_tasks.draw(options.folder))
+        if options.record:
+            _say_recorded(five_tasks.record(options.folder))
         return 0
     settings = replace(five_tasks.DEFAULTS, **{name: getattr(options, name) for name in TASK_SIZES})
     rows = five_tasks.five_tasks(options.folder, worlds, options.seeds, settings)
@@ -155,7 +161,12 @@ def _add_tasks(commands) -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=list(five_tasks.SEEDS), help="the first one chooses learning rates"
     )
-    parser.add_argument("--show", action="store_true", help="run nothing; print the table of what is there")
+    parser.add_argument(
+        "--show", action="store_true", help="run nothing; print the table and draw a figure of what is there"
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="with --show: make these tasks the ones that ship with the package"
+    )
     _add_settings(parser, TASK_SIZES, five_tasks.DEFAULTS)
 
 

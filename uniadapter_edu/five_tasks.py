@@ -1,7 +1,7 @@
 """One adapter, five tasks: the same adapters on retrieval, questions and captions, beside what they are compared with.
 
     python -m uniadapter_edu tasks                      # hours; the same command goes on where it was interrupted
-    python -m uniadapter_edu tasks --show               # the table of what is there
+    python -m uniadapter_edu tasks --show               # the tables and the figure of what is there
 
 Every task gets the same adapter, of one size, at most 5 % of the smallest of the three backbones, heads included. For each
 task and method the learning rate is chosen on validation scenes with the first seed; the table is of test scenes. Tasks
@@ -9,23 +9,27 @@ come one after another, so that an interrupted run leaves whole rows of the tabl
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from uniadapter_edu import viz
 from uniadapter_edu._atomic import write_together
+from uniadapter_edu._files import data_path
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.grid import Row, Run, aligned, mean_and_std, percent, recovered, run_grid
+from uniadapter_edu.grid import Row, Run, aligned, mean_and_std, percent, recovered, renew_tables, run_grid
 from uniadapter_edu.jobs import JOBS
 from uniadapter_edu.quickstart import Settings
 
 TASKS = ("pictures", "picture questions", "captions", "clip questions", "clips")  # worlds; the quickest come first
+SHIPPED, FIGURE = "five_tasks", "five_tasks.png"  # the folder below data/, and the figure in it
 METHODS = ("frozen", "linear probe", "UniAdapter", "full fine-tuning")
 SEEDS = (0, 1, 2)
 BOTTLENECK = 56
-DEFAULTS = Settings(steps=300, gallery=200)
-CLIPS = {"scenes": 500, "batch_size": 32}  # a clip costs as much as its frames
+DEFAULTS = Settings(steps=240, gallery=200)
+CLIPS = {"scenes": 500, "batch_size": 16}  # a clip costs as much as its frames
 RATES = {
     "linear probe": (3e-3, 1e-2, 3e-2),
     "UniAdapter": (2e-3, 5e-3, 1e-2),
@@ -93,13 +97,40 @@ def five_tasks(
     return rows
 
 
-def read(folder: str | Path) -> list[Row]:
-    """The rows of every task that `five_tasks` has finished in ``folder``. Raises `UniAdapterError` if there is none."""
+def read(folder: str | Path, rows: str = "rows") -> list[Row]:
+    """The rows of every task that `five_tasks` has finished in ``folder``; with ``rows="tried"`` those on validation
+    scenes, by which learning rates were chosen. Raises `UniAdapterError` if there is none."""
     paths = [Path(folder) / _file(world) for world in TASKS]
     found = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
     if not found:
         raise UniAdapterError(f"{folder} holds no finished task.", "Run `python -m uniadapter_edu tasks` first.")
-    return [Row.from_dict(row) for content in found for row in content["rows"]]
+    return [Row.from_dict(row) for content in found for row in content[rows]]
+
+
+def tables(folder: str | Path) -> dict[str, str]:
+    """The table of the tasks that are there and that of the learning rates tried for them, by their names in a card."""
+    return {"tasks": table(read(folder)), "rates": rates_table(read(folder, "tried"))}
+
+
+def draw(folder: str | Path) -> Path:
+    """Draw the tasks that are there into ``folder``; returns the figure's path."""
+    path = Path(folder) / FIGURE
+    viz.tasks_chart(cells(read(folder))).savefig(path, dpi=150)
+    return path
+
+
+def record(folder: str | Path) -> Path:
+    """Make the tasks in ``folder`` those that ship with the package: rows, figure, and the tables in their card.
+
+    Returns the card, whose text between the tables is written by hand.
+    """
+    shipped = data_path() / SHIPPED
+    shipped.mkdir(exist_ok=True)
+    for path in (draw(folder), *(Path(folder) / _file(row.run.world) for row in read(folder))):
+        shutil.copy(path, shipped)
+    card = shipped / "README.md"
+    renew_tables(card, tables(shipped))
+    return card
 
 
 def cells(rows: Sequence[Row]) -> list[dict]:
@@ -128,6 +159,18 @@ def table(rows: Sequence[Row]) -> str:
     head = ["", "", "", "", "gain", "trained", "% of", "s per", "peak", ""]
     unit = ["task", "method", "score", "%", "recovered %", "parameters", "backbone", "step", "MB", "n"]
     return aligned([head, unit] + [_line(cell) for cell in cells(rows)], left=3)
+
+
+def rates_table(rows: Sequence[Row]) -> str:
+    """Rows on validation scenes as aligned text: a line for each task and method, its scores at each learning rate tried."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        score = "failed" if row.error else f"{100 * row.score:.1f}"
+        lines.setdefault((JOBS[row.run.world].name, row.run.method), []).append(f"{row.run.learning_rate:g}: {score}")
+    head = ["task", "method"] + ["rate: score %"] * max(map(len, lines.values()))
+    return aligned(
+        [head] + [[*names, *scores, *[""] * (len(head) - 2 - len(scores))] for names, scores in lines.items()], 2
+    )
 
 
 def _line(cell: dict) -> list[str]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -319,6 +319,19 @@ def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> str:
         "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
         for line in lines
     )
+
+
+def renew_tables(card: Path, tables: Mapping[str, str]) -> None:
+    """Write tables into a card, whose text around them is written by hand."""
+    write_together(card.parent, {card.name: with_tables(card.read_text(encoding="utf-8"), tables).encode("utf-8")})
+
+
+def with_tables(text: str, tables: Mapping[str, str]) -> str:
+    """``text`` with the block behind each ``<!-- table NAME -->`` replaced by the table of that name."""
+    for name, lines in tables.items():
+        before, mark, after = text.partition(f"<!-- table {name} -->\n```\n")
+        text = before + mark + (f"{lines}\n```" + after.partition("```")[2] if mark else "")
+    return text
 
 
 def _cells(cell: dict) -> list[str]:

@@ -26,7 +26,7 @@ from uniadapter_edu.backbones import load_backbone
 from uniadapter_edu.checkpoint import fingerprint
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.grid import SCORES, Row, Run, put_row, recovered, run_grid, summary, table
+from uniadapter_edu.grid import SCORES, Row, Run, put_row, recovered, renew_tables, run_grid, summary, table
 from uniadapter_edu.methods import lora_rank_for
 from uniadapter_edu.momentum import MomentumConfig
 from uniadapter_edu.quickstart import Settings
@@ -83,6 +83,7 @@ ABLATIONS: dict[str, dict] = {
 MOMENTA = {"no momentum": None, "μ = 0.995": MomentumConfig(), "μ = 0.95": MomentumConfig(decay=0.95)}
 MOMENTUM_BATCHES = (32, 8)
 STEPS = (0.5, 1, 2)
+WIDE_RATE = 0.5  # of the rate chosen at the middle budget
 CLIPS = {"scenes": 500, "batch_size": 16, "steps": 120}  # a clip costs as much as its frames
 
 
@@ -211,6 +212,13 @@ def steps_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, flo
     return runs
 
 
+def wide_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
+    """Every line at the largest budget with a smaller rate, and the references: is it the size that costs, or the rate?"""
+    smaller = {line: WIDE_RATE * rates[line] for line in LINES}
+    lines = [replace(sized(line, BUDGETS[-1], settings), learning_rate=smaller[line]) for line in LINES]
+    return reference_runs(settings, seeds, rates) + _seeded(lines, seeds)
+
+
 def reference_runs(settings: Settings, seeds: Sequence[int], rates: Mapping[str, float]) -> list[Run]:
     """The frozen model, which no seed changes, and the trained references."""
     runs = [Run(method, method, learning_rate=rates.get(method), settings=settings) for method in REFERENCES]
@@ -223,6 +231,7 @@ def _seeded(runs: Iterable[Run], seeds: Sequence[int]) -> list[Run]:
 
 PARTS = {
     "curve": curve_runs,
+    "wide": wide_runs,
     "main": main_runs,
     "ablation": ablation_runs,
     "momentum": momentum_runs,
@@ -333,16 +342,8 @@ def record(folder: str | Path, figures: Iterable[Path]) -> Path:
     for path in (*(Path(folder) / f"{part}.json" for part in tables), *figures):
         shutil.copy(path, shipped)
     card = shipped / "README.md"
-    card.write_text(with_tables(card.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    renew_tables(card, {part: table(rows) for part, rows in tables.items()})
     return card
-
-
-def with_tables(text: str, tables: Mapping[str, Sequence[Row]]) -> str:
-    """``text`` with the block behind each ``<!-- table PART -->`` replaced by that part's table."""
-    for part, rows in tables.items():
-        before, mark, after = text.partition(f"<!-- table {part} -->\n```\n")
-        text = before + mark + (f"{table(rows)}\n```" + after.partition("```")[2] if mark else "")
-    return text
 
 
 def _curve_figure(rows: Sequence[Row]) -> Figure | None:

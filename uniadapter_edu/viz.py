@@ -335,6 +335,33 @@ def ablation_chart(
     return figure
 
 
+def tasks_chart(cells: Sequence[Mapping]) -> Figure:
+    """Several tasks, a line each, from the frozen model to full fine-tuning: means, and bars of ± one standard deviation.
+
+    cells  one a task and method: "task", "unit", "method", "score" and "score_std", fractions of 1 or None
+    """
+    tasks = _grouped([cell for cell in cells if cell["score"] is not None], "task")
+    figure = Figure(figsize=(6.4, 1.2 + 0.5 * len(tasks)), layout="constrained", dpi=110)
+    axes, marks = figure.subplots(), {}
+    for place, own in enumerate(tasks.values()):
+        scores = [100 * cell["score"] for cell in own]
+        axes.plot([min(scores), max(scores)], [place, place], color="#cccccc", linewidth=2, zorder=1)
+        for cell, score in zip(own, scores):
+            method, spread = cell["method"], 100 * (cell["score_std"] or 0)
+            look = {"color": COLOURS[method], "marker": {"frozen": "|", "UniAdapter": "o"}.get(method, "s")}
+            size = 9 if method in ("UniAdapter", "frozen") else 6
+            marks[method] = axes.errorbar(score, place, xerr=spread, markersize=size, elinewidth=1.5, zorder=3, **look)
+    labels = [f"{task}\n({own[0]['unit']})" for task, own in tasks.items()]
+    axes.set_yticks(range(len(tasks)), labels, fontsize=9)
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    axes.set(xlabel="score on test scenes, %", xlim=(-1, 101))
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
+    figure.legend(marks.values(), marks, loc="outside upper center", ncols=len(marks), fontsize=9, frameon=False)
+    return figure
+
+
 # Labels of guides: x in parts of the panel and y in data, or the other way round, moved by some points.
 _AT_LEFT = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
 _AT_BOTTOM = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
