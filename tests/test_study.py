@@ -278,12 +278,15 @@ def test_the_chosen_rates_are_used_in_every_part(pretended, tmp_path):
     tried = {run.learning_rate for run in lr if run.method == "full fine-tuning"}
     assert tried == {5e-4, 1e-3, 2e-3, 6e-3}  # 2e-3, the best and first the largest, is then between others
     chosen = {"frozen": None, "linear probe": 3e-3, "LoRA": 0.1}
-    usual = [run for run in rest if run.settings.batch_size == SMALL.batch_size]
+    wide = [row.run for row in tables["wide"] if row.run.budget]
+    usual = [run for run in rest if run.settings.batch_size == SMALL.batch_size and run not in wide]
     assert usual and all(run.learning_rate == chosen.get(run.method, 2e-3) for run in usual)
+    assert {(run.line, run.budget) for run in wide} == {(line, study.BUDGETS[-1]) for line in study.LINES}
+    assert all(run.learning_rate == study.WIDE_RATE * chosen.get(run.method, 2e-3) for run in wide)
     assert json.loads((tmp_path / "curve.json").read_text())["learning_rates"]["full fine-tuning"] == 2e-3
     assert len(pretended) == len({run.key("") for run in lr + rest}), "a run that two parts share ran twice"
 
-    failed = sum(row.error is not None for rows in tables.values() for row in rows)
+    failed = sum(row.error is not None for row in tables["curve"])
     count = len(pretended) + failed
     study.study(tmp_path, ("curve",), seeds=(0, 1), settings=SMALL, progress=False)
     assert len(pretended) == count and failed == 1  # only what had failed ran again

@@ -19,7 +19,7 @@ from uniadapter_edu._atomic import write_together
 from uniadapter_edu._files import data_path
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.grid import Row, Run, aligned, mean_and_std, percent, recovered, renew_tables, run_grid
+from uniadapter_edu.grid import Row, Run, aligned, best_rates, mean_and_std, percent, recovered, renew_tables, run_grid
 from uniadapter_edu.jobs import JOBS
 from uniadapter_edu.quickstart import Settings
 
@@ -56,16 +56,7 @@ def rate_runs(world: str, settings: Settings, seed: int) -> list[Run]:
 
 def choose_rates(rows: Sequence[Row]) -> dict[str, float]:
     """The learning rate of each method that scored best. Raises `UniAdapterError` if every run of one failed."""
-    best: dict[str, Row] = {}
-    for row in (row for row in rows if not row.error):
-        if row.run.method not in best or row.score > best[row.run.method].score:
-            best[row.run.method] = row
-    if failed := [row for row in rows if row.run.method not in best]:
-        raise UniAdapterError(
-            f"No learning rate can be chosen for {failed[0].run.name}: {failed[0].error}",
-            "Repair what failed and run the command again.",
-        )
-    return {method: row.run.learning_rate for method, row in best.items()}
+    return best_rates(rows, lambda row: row.score)
 
 
 def table_runs(world: str, settings: Settings, seeds: Sequence[int], rates: dict[str, float]) -> list[Run]:

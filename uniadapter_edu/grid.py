@@ -304,6 +304,23 @@ def differences(rows: Sequence[Row], reference: str, score: str = "t2i_r1") -> d
     return {line: [own[seed] - base[seed] for seed in own if seed in base] for line, own in scores.items()}
 
 
+def best_rates(rows: Sequence[Row], score: Callable[[Row], float]) -> dict[str, float]:
+    """line -> the learning rate of its run with the best score, of those that did not fail; of equal ones, the first.
+
+    Raises `UniAdapterError` if every run of a line failed.
+    """
+    best: dict[str, Row] = {}
+    for row in (row for row in rows if not row.error):
+        if row.run.line not in best or score(row) > score(best[row.run.line]):
+            best[row.run.line] = row
+    if failed := {row.run.line: row.error for row in rows if row.run.line not in best}:
+        raise UniAdapterError(
+            f"no learning rate can be chosen for {', '.join(failed)}: {[*failed.values()][-1]}",
+            "repair what failed and run it again.",
+        )
+    return {line: row.run.learning_rate for line, row in best.items()}
+
+
 def table(rows: Sequence[Row]) -> str:
     """The summary as aligned text: recalls in percent, mean ± standard deviation over n seeds."""
     head = ["", "style", "world", "batch", "steps", "trained", "% of", "R@1 t2i", "R@1 i2t", "gain", "n"]

@@ -26,7 +26,7 @@ from uniadapter_edu.backbones import load_backbone
 from uniadapter_edu.checkpoint import fingerprint
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.grid import SCORES, Row, Run, put_row, recovered, renew_tables, run_grid, summary, table
+from uniadapter_edu.grid import SCORES, Row, Run, best_rates, put_row, recovered, renew_tables, run_grid, summary, table
 from uniadapter_edu.methods import lora_rank_for
 from uniadapter_edu.momentum import MomentumConfig
 from uniadapter_edu.quickstart import Settings
@@ -111,17 +111,7 @@ def choose_rates(rows: Sequence[Row]) -> dict[str, float]:
 
     Raises `UniAdapterError` if every run of a line failed.
     """
-    chosen: dict[str, Row] = {}
-    for row in rows:
-        best = chosen.setdefault(row.run.line, row)
-        if best.error or not row.error and _both_ways(row) > _both_ways(best):
-            chosen[row.run.line] = row
-    if failed := [line for line, row in chosen.items() if row.error]:
-        raise UniAdapterError(
-            f"no learning rate can be chosen for {', '.join(failed)}: {chosen[failed[0]].error}",
-            "repair what failed and run part lr again.",
-        )
-    return {line: row.run.learning_rate for line, row in chosen.items()}
+    return best_rates(rows, _both_ways)
 
 
 def beyond(rows: Sequence[Row]) -> list[Run]:
