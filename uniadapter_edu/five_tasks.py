@@ -31,7 +31,7 @@ BOTTLENECK = 56
 DEFAULTS = Settings(steps=240, gallery=200)
 CLIPS = {"scenes": 500, "batch_size": 16}  # a clip costs as much as its frames
 RATES = {
-    "linear probe": (3e-3, 1e-2, 3e-2),
+    "linear probe": (1e-2, 3e-2),
     "UniAdapter": (2e-3, 5e-3, 1e-2),
     "full fine-tuning": (5e-4, 1e-3, 2e-3),
 }
