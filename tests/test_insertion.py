@@ -198,10 +198,33 @@ def test_exactly_these_names_train(tiny_blip, config, expected):
     ("cls", "updates"),
     [(BlipForQuestionAnswering, ["kv", "kv_decoder"]), (BlipForConditionalGeneration, ["kv_decoder"])],
 )
-def test_models_without_projections_have_no_heads(make_blip, cls, updates):
+def test_models_without_projections_have_a_word_head(make_blip, cls, updates):
     model = insert_adapters(make_blip(cls), UniAdapterConfig(bottleneck=4, kv_bottleneck=2))
-    heads = {name for name in expected_names() if name.startswith("heads.")}
-    assert adapter_parameters(model).keys() == (expected_names() - heads).union(*map(kv_names, updates))
+    others = {name for name in expected_names() if name.startswith("heads.")}
+    words = linear("heads.word_transform") | linear("heads.word_norm") | {"heads.word_bias.bias"}
+    expected = (expected_names() - others | words).union(*map(kv_names, updates))
+    assert adapter_parameters(model).keys() == expected
+    alone = insert_adapters(make_blip(cls), UniAdapterConfig(bottleneck=4, kv_bottleneck=2, train_heads=False))
+    assert adapter_parameters(alone).keys() == expected - words
+
+
+def test_the_word_head_answers_with_its_copy(make_blip):
+    model = insert_adapters(make_blip(BlipForConditionalGeneration), UniAdapterConfig(bottleneck=4))
+    head, trained = model.text_decoder.cls.predictions, model.uniadapter.heads
+    states = torch.randn(2, 3, head.transform.dense.in_features)
+    with adapters_disabled(model):
+        frozen = head(states)
+    assert torch.equal(head(states), frozen)
+    with torch.no_grad():
+        trained.word_bias.bias += 1
+        assert torch.allclose(head(states), frozen + 1, atol=1e-6)
+        nn.init.zeros_(trained.word_norm.weight), nn.init.zeros_(trained.word_norm.bias)
+        assert torch.allclose(head(states), trained.word_bias.bias.expand_as(frozen))
+    head(states).sum().backward()
+    assert trained.word_bias.bias.grad is not None and trained.word_norm.bias.grad.any()
+    assert not any(p.grad is not None for p in head.parameters())
+    with adapters_disabled(model):
+        assert torch.equal(head(states), frozen)
 
 
 def test_every_trainable_weight_gets_a_gradient(tiny_blip, batch):

@@ -22,6 +22,7 @@ import psutil
 import torch
 from torch import nn
 
+from uniadapter_edu.adapter import Heads
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.insertion import _towers
@@ -211,14 +212,10 @@ def bottleneck_for(model: nn.Module, parameters: int, config: UniAdapterConfig |
 
     # count(r) = fixed + r · per_unit, whatever is shared
     per_unit = count(2) - count(1)
-    fixed = count(1) - per_unit + (_count_heads(towers.heads) if config.train_heads else 0)
+    fixed = (
+        count(1) - per_unit + (sum(p.numel() for p in Heads(towers.heads).parameters()) if config.train_heads else 0)
+    )
     return max(1, round((parameters - fixed) / per_unit))
-
-
-def _count_heads(heads: dict[str, nn.Linear]) -> int:
-    """Parameters of the trained copies, and the temperature if there are the two projections that it belongs to."""
-    has_temperature = {"vision_proj", "text_proj"} <= heads.keys()
-    return sum(p.numel() for head in heads.values() for p in head.parameters(recurse=False)) + has_temperature
 
 
 def _layers(modalities: Iterable[str], vision_layers: int, text_layers: int) -> list[set[str]]:

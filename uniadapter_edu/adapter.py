@@ -113,18 +113,31 @@ class LowRankUpdate(nn.Module):
 class Heads(nn.Module):
     """Trainable copies of a model's small heads, and the contrastive temperature, a scalar parameter.
 
-    linears: the model's own heads by name, left untouched. trained: whether to copy and train them; if not, the
+    originals: the model's own heads by name, left untouched: linear layers and layer norms. Of ``word_bias``, which
+    makes words of states, only the bias is copied (`WordBias`). trained: whether to copy and train them; if not, the
     temperature is still here, fixed, so that it is saved with the adapters. Models without the two projections have no
     contrastive loss, and no temperature either.
     """
 
-    def __init__(self, linears: dict[str, nn.Linear], trained: bool = True):
+    def __init__(self, originals: dict[str, nn.Linear | nn.LayerNorm], trained: bool = True):
         super().__init__()
         if trained:
-            for name, linear in linears.items():
-                self.add_module(name, _copy(linear))
-        if {"vision_proj", "text_proj"} <= linears.keys():
+            for name, original in originals.items():
+                self.add_module(name, WordBias(original) if name == "word_bias" else _copy(original))
+        if {"vision_proj", "text_proj"} <= originals.keys():
             self.temperature = nn.Parameter(torch.tensor(TEMPERATURE), requires_grad=trained)
+
+
+class WordBias(nn.Module):
+    """One trained number a word, in place of the bias of ``linear``, whose matrix is that of the embeddings and stays."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.bias = nn.Parameter(linear.bias.detach().clone())
+
+    def forward(self, h: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """States (B, T, D) and the frozen matrix (V, D) -> logits (B, T, V)."""
+        return nn.functional.linear(h, words, self.bias)
 
 
 class AdapterSet(nn.Module):
@@ -135,7 +148,7 @@ class AdapterSet(nn.Module):
     active: its name. Its ``state_dict()`` has the names that adapters have on disk.
 
     depths: layers of the "vision" and of the "text" tower. updates: which of ("kv", "kv_decoder") the model has a
-    place for. linears: the model's heads.
+    place for. heads: the model's own.
     """
 
     def __init__(
@@ -144,7 +157,7 @@ class AdapterSet(nn.Module):
         hidden_size: int,
         depths: dict[str, int],
         updates: tuple[str, ...] = ("kv",),
-        linears: dict[str, nn.Linear] | None = None,
+        heads: dict[str, nn.Linear | nn.LayerNorm] | None = None,
         name: str = "default",
     ):
         super().__init__()
@@ -155,7 +168,7 @@ class AdapterSet(nn.Module):
         self.kv = self.kv_decoder = None
         for update in updates if config.kv_bottleneck else ():
             setattr(self, update, _key_value_updates(hidden_size, config))
-        self.heads = Heads(linears or {}, config.train_heads)
+        self.heads = Heads(heads or {}, config.train_heads)
 
 
 def _branches(modalities: tuple[str, ...], depths: dict[str, int]) -> list[tuple[str, ...]]:
@@ -171,10 +184,14 @@ def _key_value_updates(hidden_size: int, config: UniAdapterConfig) -> nn.ModuleD
     )
 
 
-def _copy(linear: nn.Linear) -> nn.Linear:
+def _copy(original: nn.Linear | nn.LayerNorm) -> nn.Linear | nn.LayerNorm:
     """The same weights in a module of its own. Not `deepcopy`, which would take the original's hooks along."""
-    copy = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, linear.weight.device)
-    copy.to(linear.weight.dtype).load_state_dict(linear.state_dict())
+    like = {"bias": original.bias is not None, "device": original.weight.device, "dtype": original.weight.dtype}
+    if isinstance(original, nn.LayerNorm):
+        copy = nn.LayerNorm(original.normalized_shape, original.eps, **like)
+    else:
+        copy = nn.Linear(original.in_features, original.out_features, **like)
+    copy.load_state_dict(original.state_dict())
     return copy
 
 

@@ -47,7 +47,8 @@ class UniAdapterConfig:
     kv_bottleneck: int | None = None
     # Whether the tasks weigh a clip's frames by their similarity to the text (parameter-free frame-aware attention).
     frame_aware: bool = False
-    # Whether copies of the model's projections and matching head are trained beside the adapters.
+    # Whether copies of the model's small heads are trained beside the adapters: projections and matching head, or the
+    # decoder's word head.
     train_heads: bool = True
 
     def __post_init__(self):

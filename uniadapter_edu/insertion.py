@@ -16,12 +16,14 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from .adapter import AdapterSet, UniAdapter
+from .adapter import AdapterSet, UniAdapter, WordBias
 from .attention import frame_multipliers, scale_patch_keys
 from .config import UniAdapterConfig
 from .errors import UniAdapterError
 
 HEADS = ("vision_proj", "text_proj", "itm_head")
+# A decoder's word head: a linear layer, a LayerNorm, and a bias a word. Its matrix is that of the embeddings.
+WORD_HEAD = {"word_transform": "transform.dense", "word_norm": "transform.LayerNorm", "word_bias": "decoder"}
 
 # ------------------------------------------------------------------------------------------------ what a user calls
 
@@ -203,7 +205,7 @@ class _Towers:
 
     vision: nn.Module  # transformers' BlipEncoder
     texts: dict[str, nn.Module]  # its BlipTextEncoder, by the name of the key/value update it uses
-    heads: dict[str, nn.Linear]
+    heads: dict[str, nn.Linear | nn.LayerNorm]
     widths: dict[str, int]
     tokens: int  # n, of an image: its CLS and its patches
 
@@ -226,6 +228,9 @@ def _towers(model: nn.Module) -> _Towers:
     vision = model.config.vision_config
     widths = {"vision": vision.hidden_size, "text": model.config.text_config.hidden_size}
     heads = {name: getattr(model, name) for name in HEADS if hasattr(model, name)}
+    if hasattr(model, "text_decoder"):
+        words = model.text_decoder.cls.predictions
+        heads |= {name: words.get_submodule(path) for name, path in WORD_HEAD.items()}
     tokens = 1 + (vision.image_size // vision.patch_size) ** 2
     return _Towers(model.vision_model.encoder, texts, heads, widths, tokens)
 
@@ -531,7 +536,9 @@ class _HeadTap:
     def answer(self, head, args, output):
         heads = getattr(self.wiring.adapter, "heads", None)
         copy = getattr(heads, self.name, None)
-        return None if copy is None else copy(*args)
+        if copy is None:
+            return None
+        return copy(*args, head.weight) if isinstance(copy, WordBias) else copy(*args)
 
 
 def _is_reentrant(tower: nn.Module) -> bool:
