@@ -26,6 +26,15 @@ def test_a_contact_sheet_shows_each_picture_with_its_caption(gallery):
         assert panel.get_xlabel().replace("\n", " ") == example["captions"][1]
 
 
+@pytest.mark.parametrize("title", [None, "A title"])
+def test_no_line_of_a_caption_is_cut_off_a_contact_sheet(title):
+    figure = viz.contact_sheet(emoji.load_split("source", "test", 6), title=title)  # captions of up to three lines
+    figure.draw_without_rendering()
+    labels = [panel.xaxis.label for panel in visible(figure)]
+    assert max(label.get_text().count("\n") for label in labels) == 2
+    assert min(label.get_window_extent().y0 for label in labels) >= 0
+
+
 def test_before_and_after_frames_the_right_picture_where_it_was_found_and_only_there(gallery):
     figure = viz.before_after(gallery, ["a", "b"], [[3, 1], [4, 5]], [[0, 2], [6, 1]], right=[0, 1])
     green = mcolors.to_rgba(viz.COLOURS["right"])
@@ -107,6 +116,13 @@ def test_curves_are_named_at_their_ends():
     axes = viz.curves(lines, "x", "y", dashed=["level"], log=True).axes[0]
     assert [t.get_text() for t in axes.texts] == ["up", "level"] and axes.texts[0].xy == (2, 4)
     assert [line.get_linestyle() for line in axes.lines] == ["-", "--", "-"] and axes.get_yscale() == "log"
+
+
+def test_curves_name_the_few_widths_on_a_logarithmic_axis_and_no_half_steps_on_a_linear_one():
+    axes = viz.curves({"adapters": ([16, 64, 512], [1, 2, 3])}, "width", "y", log=True).axes[0]
+    assert axes.get_xticks().tolist() == [16, 64, 512] and not len(axes.get_xticks(minor=True))
+    steps = viz.curves({"loss": (range(4), [4, 3, 2, 1])}, "step", "loss").axes[0].get_xticks()
+    assert (steps == steps.round()).all()
 
 
 def test_bars_have_their_numbers_and_begin_on_top():

@@ -14,7 +14,7 @@ from datasets import Dataset
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 # The course's colours: one per branch and per method, the same in every figure. They differ in lightness, too.
 COLOURS = {
@@ -79,6 +79,8 @@ def contact_sheet(
             panel.set_xlabel(fill(words, 22), fontsize=7)
     if title:
         figure.suptitle(title, fontsize=10)
+        figure.set_figheight(figure.get_figheight() + 0.25)
+    figure.draw_without_rendering()  # a second pass of the layout, when it is drawn, sees captions of three lines whole
     return figure
 
 
@@ -457,11 +459,17 @@ def curves(
         end = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
         if not name.startswith("_"):
             axes.annotate(name, (x[-1], y[-1]), color=line.get_color(), annotation_clip=False, **end)
+    taken = sorted({value for x, _ in lines.values() for value in x})
     if log:
         axes.set(xscale="log", yscale="log")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        if len(taken) <= 10:  # few enough to name each; a power of ten alone names none of 16, 32, 64
+            axes.set_xticks(taken)
+            axes.xaxis.set_minor_locator(NullLocator())
+    elif all(float(value).is_integer() for value in taken):  # steps and layers: there is none numbered 2.5
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
