@@ -257,7 +257,7 @@ WRONG = [
     (checks.what_can_be_said, ({"first": "A"},), "expected verdicts for"),
     (checks.training_bytes, (lambda n: 3 * n,), "takes 4 bytes"),
     (checks.training_bytes, (lambda n: 4 * n,), "gradient alone"),
-    (checks.training_bytes, (lambda n: 8 * n,), "one of Adam's two moments short"),
+    (checks.training_bytes, (lambda n: 8 * n,), "one of Adam's two running means short"),
     (checks.training_bytes, (lambda n: 16 * n,), "leave them out"),
     (checks.training_bytes, (lambda n: n,), "expected 12000"),
     (checks.only_layernorms, (lambda model: None,), "a Linear still trains"),

@@ -83,14 +83,14 @@ def two_stage(rank: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]) -
 
 
 def training_bytes(count: Callable[[int], int]) -> None:
-    """``count(trainable)``: bytes of gradients and Adam's two moments, 4 bytes a number: 12 for each parameter."""
+    """``count(trainable)``: bytes of gradients and Adam's two running means, 4 bytes a number: 12 for each parameter."""
     if _open(count(1)):
         return
     given, right = count(1000), 12_000
     mistakes = {
         3000: "these are numbers; a float32 number takes 4 bytes",
         4000: "that is the gradient alone; Adam keeps two numbers for each parameter",
-        8000: "that is one of Adam's two moments short, or without the gradient",
+        8000: "that is one of Adam's two running means short, or without the gradient",
         16_000: "the weights are there whether they train or not; leave them out",
     }
     assert given == right, f"count(1000) is {given}: {mistakes.get(given, f'expected {right}')}."
@@ -600,6 +600,7 @@ def trainable_by_name(rule: Callable[[str], bool]) -> None:
         "adapters_m.0.down_proj.weight": False,
         "adapters_m.0.adapter_layer_norm_cross_modal.weight": False,
         "text_encoder_m.encoder.video_key_adapter.scale": False,
+        "copies.text_encoder_m.encoder.video_key_adapter.scale": False,
         "visual_encoder.blocks.0.norm1.weight": False,
     }
     if _open(rule(next(iter(names)))):
