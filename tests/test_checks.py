@@ -406,6 +406,10 @@ def clean(text, words=30, marks='.!"()*#:;~', gap=" "):
     return " ".join(kept.split()[:words])
 
 
+def by_first_part(name):
+    return "adapter" in name and not name.split(".")[0].endswith("_m")
+
+
 def by_parts(name):
     return "adapter" in name and not any(part.endswith("_m") for part in name.split("."))
 
@@ -448,6 +452,7 @@ WRONG += [
     ),
     (checks.trainable_by_name, (lambda name: "adapter" in name,), "adapters_m.0.down_proj.weight should stay"),
     (checks.trainable_by_name, (lambda name: "_m." not in name,), "visual_encoder.blocks.0.norm1.weight should stay"),
+    (checks.trainable_by_name, (by_first_part,), "copies.text_encoder_m.encoder.video_key_adapter.scale should stay"),
     (checks.frozen_by_accident, (lambda D, layers: D * layers,), "a weight and a bias"),
     (checks.frozen_by_accident, (lambda D, layers: 2 * D,), "in every layer"),
     (checks.frozen_by_accident, (lambda D, layers: 4 * D * layers,), "LN_in has no"),
