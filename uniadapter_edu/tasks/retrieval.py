@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.errors import UniAdapterError, UnreadableError
 from uniadapter_edu.insertion import folded_texts, frame_weights
 from uniadapter_edu.losses import at_least_float32, contrastive_loss, hard_negatives, matching_loss
 from uniadapter_edu.metrics import RetrievalMetrics
+from uniadapter_edu.reading import readable
 
 MAX_TOKENS = 35  # what BLIP's retrieval cuts captions to
 TEMPERATURE = 0.07, 0.001, 0.5  # BLIP's start, lower and upper bound
@@ -137,15 +138,24 @@ class Task(nn.Module):
     def prepare(self, dataset) -> Sequence[dict]:
         """``dataset`` itself, or its rows with all pixels resized and held in memory if they take at most 256 MB."""
         self.check(dataset)
-        size = self.medium.pixels(self.processor, [dataset[0]]).numel()
+        size = _first_pixels(self.processor, dataset, self.medium).numel()
         fits = size * len(dataset) <= CACHE_BYTES
         return CachedRows(self.processor, dataset, self.medium, self.columns) if fits else dataset
 
+    def read(self, row: dict) -> dict:
+        """A row with ``pixels`` in place of its picture: a damaged one fails here, by itself, and not in a batch."""
+        if "pixels" in row:
+            return row
+        pixels = self.medium.pixels(self.processor, [row])[0]
+        return {name: value for name, value in row.items() if name != self.medium.column} | {"pixels": pixels}
+
     def pixels(self, examples: Sequence[dict]) -> Tensor:
-        """The pixels of B rows, uint8, as they were kept or as the rows' pictures give them."""
-        if "pixels" in examples[0]:
-            return torch.stack([row["pixels"] for row in examples])
-        return self.medium.pixels(self.processor, examples)
+        """The pixels of B rows, uint8, as they were read or kept, or as the rows' pictures give them."""
+        if "pixels" not in examples[0]:
+            return self.medium.pixels(self.processor, examples)
+        for row in examples:
+            _check_shape(row["pixels"], examples[0]["pixels"], f"row {row.get('index')}")
+        return torch.stack([row["pixels"] for row in examples])
 
     def draw_captions(self, examples: Sequence[dict]) -> list[str]:
         """One caption for each row, the same whenever the row comes up in the same epoch."""
@@ -227,12 +237,26 @@ class CachedRows:
 
     def __init__(self, processor, dataset, medium: Images, columns: Sequence[str] = ("captions",)):
         self.columns = {name: _column(dataset, name) for name in columns}
-        self.pixels = torch.cat(list(_pixel_blocks(processor, dataset, 64, medium)))  # (N, 3, H, W) uint8
+        self.lost: dict[int, UnreadableError] = {}  # what is wrong with the rows that cannot be read
+        self.pixels = torch.stack(list(self._each(processor, dataset, medium)))  # (N, 3, H, W) uint8
+
+    def _each(self, processor, dataset, medium: Images) -> Iterator[Tensor]:
+        first = _first_pixels(processor, dataset, medium)
+        for i in range(len(dataset)):
+            try:
+                with readable(i):
+                    pixels = medium.pixels(processor, [dataset[i]])[0]
+            except UnreadableError as error:
+                self.lost[i], pixels = error, torch.zeros_like(first)
+            _check_shape(pixels, first, f"row {i}")
+            yield pixels
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, i: int) -> dict:
+        if i in self.lost:
+            raise self.lost[i]
         return {"pixels": self.pixels[i], **{name: values[i] for name, values in self.columns.items()}}
 
 
@@ -454,16 +478,31 @@ def _column(dataset, name: str) -> list:
     return list(dataset[name]) if hasattr(dataset, "column_names") else [row[name] for row in dataset]
 
 
+def _first_pixels(processor, dataset, medium: Images) -> Tensor:
+    """The pixels of the first row that can be read."""
+    for i in range(len(dataset)):
+        try:
+            with readable(i):
+                return medium.pixels(processor, [dataset[i]])[0]
+        except UnreadableError as error:
+            lost = error
+    raise lost
+
+
+def _check_shape(pixels: Tensor, first: Tensor, which: str) -> None:
+    if pixels.shape != first.shape:
+        raise UniAdapterError(
+            f"{which} has pixels of shape {tuple(pixels.shape)}, others have {tuple(first.shape)}",
+            "give every clip as many frames.",
+        )
+
+
 def _pixel_blocks(processor, images, batch_size: int, medium: Images) -> Iterator[Tensor]:
-    shape = None
+    first = None
     for start in range(0, len(images), batch_size):
         pixels = medium.pixels(processor, [images[i] for i in range(start, min(start + batch_size, len(images)))])
-        if shape not in (None, pixels.shape[1:]):
-            raise UniAdapterError(
-                f"rows from {start} on have pixels of shape {tuple(pixels.shape[1:])}, those before {tuple(shape)}",
-                "give every clip as many frames.",
-            )
-        shape = pixels.shape[1:]
+        first = pixels[0] if first is None else first
+        _check_shape(pixels[0], first, f"row {start}")
         yield pixels
 
 
