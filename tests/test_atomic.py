@@ -15,7 +15,12 @@ from uniadapter_edu._atomic import clear_drafts, companion, whole, write_json, w
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="fork and SIGKILL")
 
 # Every call that changes the disk, in the order in which a pair is written.
-PAIR_POINTS = [("Path.write_bytes", 0), ("os.fsync", 0), ("os.replace", 0), ("os.fsync", 1)]  # content, under its digest
+PAIR_POINTS = [
+    ("Path.write_bytes", 0),
+    ("os.fsync", 0),
+    ("os.replace", 0),
+    ("os.fsync", 1),
+]  # content, under its digest
 PAIR_POINTS += [("Path.write_bytes", 1), ("os.fsync", 2), ("os.replace", 1), ("os.fsync", 3)]  # the index: committed
 PAIR_POINTS += [("os.replace", 2)]  # the content gets its name
 

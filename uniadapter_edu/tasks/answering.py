@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.losses import at_least_float32, language_loss
-from uniadapter_edu.metrics import plain
+from uniadapter_edu.metrics import plain, vqa_accuracy
 from uniadapter_edu.tasks.language import LanguageTask, blocks, check_class, decode, log_likelihood, say, to_say
 from uniadapter_edu.tasks.retrieval import (
     IMAGES,
@@ -195,7 +195,8 @@ class AnsweringMetrics:
 
     ``accuracy``: generated answers that are the right one word for word, but for capitals, accents and punctuation.
     ``ranked``: the same of the best candidate, or None where there were no candidates. ``by_kind`` and ``ranked_by_kind``
-    hold both for each value of the column ``kind``, and are empty where there is none.
+    hold both for each value of the column ``kind``, and are empty where there is none. ``vqa`` is the VQA accuracy of the
+    generated answers (`metrics.vqa_accuracy`) where the column ``answers`` holds what several people said.
     """
 
     accuracy: float
@@ -203,6 +204,7 @@ class AnsweringMetrics:
     by_kind: dict[str, float]
     ranked: float | None = None
     ranked_by_kind: dict[str, float] | None = None
+    vqa: float | None = None
 
     def to_dict(self) -> dict:
         """A plain dict for JSON."""
@@ -217,6 +219,7 @@ class AnsweringMetrics:
         lines = [f"{f'{self.questions} questions, % right':<28}  generated  ranked"]
         lines.append(self._row("all", self.accuracy, self.ranked))
         lines += [self._row(kind, value, (self.ranked_by_kind or {}).get(kind)) for kind, value in self.by_kind.items()]
+        lines += [] if self.vqa is None else [self._row("VQA accuracy", self.vqa, None)]
         return "\n".join(lines)
 
     @staticmethod
@@ -252,7 +255,10 @@ def evaluate_answering(
         )[0][:, 0]
         scores.append(_share([plain(candidates[i]) == truth for i, truth in zip(best.tolist(), truths)], kinds))
     (accuracy, by_kind), (ranked, ranked_by_kind) = scores[0], scores[1] if len(scores) > 1 else (None, None)
-    return AnsweringMetrics(accuracy, len(truths), by_kind, ranked, ranked_by_kind)
+    vqa = None
+    if "answers" in _columns(dataset):
+        vqa = sum(map(vqa_accuracy, said, _column(dataset, "answers"))) / len(said)
+    return AnsweringMetrics(accuracy, len(truths), by_kind, ranked, ranked_by_kind, vqa)
 
 
 def _share(right: list[bool], kinds: list[str] | None) -> tuple[float, dict[str, float]]:
