@@ -5,7 +5,7 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-from uniadapter_edu import five_tasks, study
+from uniadapter_edu import five_tasks, study, together
 from uniadapter_edu import quickstart as job
 from uniadapter_edu.adaptation import adapt, adapt_benchmark, default_config
 from uniadapter_edu.backbones import TASKS
@@ -21,6 +21,8 @@ TRAINING = (
     "batch_size",
     "learning_rate",
     "precision",
+    "accumulate",
+    "gradient_checkpointing",
     "workers",
     "unreadable",
 )  # what of TrainConfig a command line lets you change
@@ -89,7 +91,9 @@ def _paper(options: argparse.Namespace) -> int:
         return 0
     where = {name: getattr(options, name) for name in ("source", "pictures", "size", "frames", "missing")}
     output = options.output or Path("runs/paper") / options.name
-    print(f"\n{adapt_benchmark(options.name, output, **where, **_how(options))}\nAdapters and scores: {output}")
+    scores = adapt_benchmark(options.name, output, **where, **_how(options))
+    if together.rank() == 0:
+        print(f"\n{scores}\nAdapters and scores: {output}")
     return 0
 
 
@@ -241,7 +245,9 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     )
     for name in TRAINING:
         default = getattr(TrainConfig, name)
-        if name != "unreadable":
+        if isinstance(default, bool):
+            parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
+        elif name != "unreadable":
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from uniadapter_edu import together
 from uniadapter_edu._atomic import write_json
 from uniadapter_edu.backbones import TASKS, load_backbone, load_processor
 from uniadapter_edu.checkpoint import save_adapters
@@ -86,7 +87,8 @@ def adapt_benchmark(
     job = JOBS[benchmark.job]
     trained = _adapted(data, job.task, job.backbone, output, backbone, config, train_config, progress)
     metrics = _score(benchmark, *trained, scored, progress)
-    write_json(Path(output) / "metrics.json", {"benchmark": name, "split": benchmark.scored_on} | metrics.to_dict())
+    if together.rank() == 0:
+        write_json(Path(output) / "metrics.json", {"benchmark": name, "split": benchmark.scored_on} | metrics.to_dict())
     return metrics
 
 
@@ -100,8 +102,9 @@ def _adapted(data, kind: Callable, task: str, output, backbone, config, train_co
     history = train(
         model, trainer, data, train_config, folder=Path(output) / "training", resume=True, progress=progress
     )
-    save_adapters(model, output)
-    history.save(Path(output) / "history.json")
+    if together.rank() == 0:
+        save_adapters(model, output)
+        history.save(Path(output) / "history.json")
     return model, processor
 
 

@@ -19,6 +19,14 @@ from uniadapter_edu.errors import UniAdapterError, UnreadableError
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
+def is_text(value) -> bool:
+    """Whether this is a str that can be written down: half of a pair of surrogates, as a cut emoji leaves, cannot."""
+    try:
+        return isinstance(value, str) and bool(value.encode("utf-8") or True)
+    except UnicodeEncodeError:
+        return False
+
+
 @contextmanager
 def readable(row: int) -> Iterator[None]:
     """Whatever a decoder raises in the block becomes an `UnreadableError` that names the row."""

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from uniadapter_edu import together
 from uniadapter_edu._atomic import clear_drafts, whole
 from uniadapter_edu.errors import UniAdapterError
 
@@ -47,18 +48,20 @@ class Checkpoints:
             "trainable": {name: list(t.shape) for name, t in self.changing.items()},
             "frozen weights": _digest({n: p for n, p in run.task.named_parameters() if n not in self.changing}),
         }
-        clear_drafts(self.folder)  # of a run that was killed
+        if together.rank() == 0:
+            clear_drafts(self.folder)  # of a run that was killed
 
     def save(self) -> None:
         """Write the state after the last step of the history, whole or not at all, and then let the oldest go."""
         tensors = {f"parameter.{name}": t for name, t in self.changing.items()}
         for name, p in self.run.trainable.items():
             tensors |= {f"optimizer.{key}.{name}": value for key, value in self._state()[p].items()}
-        header = json.dumps({"identity": self.identity, "history": self.run.history.to_dict()})
+        tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        about = json.loads(json.dumps({"identity": self.identity, "history": self.run.history.to_dict()}))
+        header = json.dumps(about | {"sha256": _digest(tensors | {"": _bytes(about)})})
         path = path_of(self.folder, len(self.run.history.rows))
         try:
             with whole(path) as draft:
-                tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
                 save_file(tensors, draft, metadata={"training": header})
         except (OSError, SafetensorError) as error:
             raise UniAdapterError(
@@ -112,9 +115,10 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["training"])
-            if not header.keys() >= {"identity", "history"}:
-                raise ValueError("its header is another one")
-            return {key: file.get_tensor(key) for key in file.keys()}, header
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        if header.pop("sha256") != _digest(tensors | {"": _bytes(header)}):
+            raise ValueError("it was altered after it was written")
+        return tensors, header
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         before = [p.name for p in saved_in(path.parent) if p < path]
         then = f"training goes on from {before[-1]}" if before else "train from the start"
@@ -159,7 +163,12 @@ def _other_shapes(saved: dict, now: dict) -> str:
     return f"different parameters train or have other shapes ({len(changed)}, one is {min(changed)})"
 
 
-def _digest(parameters: dict[str, nn.Parameter]) -> str:
+def _bytes(content: dict) -> Tensor:
+    """JSON as a tensor, to be digested with others."""
+    return torch.frombuffer(bytearray(json.dumps(content, sort_keys=True).encode()), dtype=torch.uint8)
+
+
+def _digest(parameters: dict[str, Tensor]) -> str:
     """SHA-256 of names and bytes."""
     sha = hashlib.sha256()
     for name, p in sorted(parameters.items()):

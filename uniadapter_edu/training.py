@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from uniadapter_edu import together
 from uniadapter_edu._atomic import write_json
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.reading import Rows
@@ -56,6 +57,8 @@ class TrainConfig:
     precision: str = "auto"  # "fp32", "bf16", or whichever a measurement on this device finds faster
     checkpoint_every: int = 100  # steps; loses a minute at most, and writes little where little trains
     keep_checkpoints: int = 2  # the newest, and one before it, should somebody need to look further back
+    accumulate: int = 1  # pieces in which a batch goes through the model: less memory, the same losses
+    gradient_checkpointing: bool = False  # compute layers again instead of keeping what they computed
     workers: int = 0  # processes that load data: none, as the rows are in memory and the cores are busy
     unreadable: str = "stop"  # at a row whose picture is lost or damaged, or "skip": another takes its place
     explosion: float = 10.0  # stop at so many times the largest loss of the first ten steps; inf goes on
@@ -72,6 +75,7 @@ class TrainConfig:
             ("precision", self.precision not in ("auto", "fp32", "bf16"), '"auto", "fp32" or "bf16"'),
             ("checkpoint_every", self.checkpoint_every < 1, "at least 1"),
             ("keep_checkpoints", self.keep_checkpoints < 1, "at least 1"),
+            ("accumulate", not 1 <= self.accumulate <= self.batch_size, "from 1 to batch_size"),
             ("workers", self.workers < 0, "0 or more"),
             ("unreadable", self.unreadable not in ("stop", "skip"), '"stop" or "skip"'),
             ("explosion", not self.explosion > 1, "more than 1 (inf never stops)"),
@@ -157,8 +161,13 @@ class History:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "History":
-        """Read what :meth:`save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what :meth:`save` wrote. Raises `UniAdapterError` if it is something else."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UniAdapterError(
+                f"{path} is no history of training: {error}", "give what History.save wrote."
+            ) from error
 
 
 # ---- the loop
@@ -177,7 +186,11 @@ def train(
     stop: Callable[[History], bool] | None = None,
     progress: bool = True,
 ) -> History:
-    """Train whatever in ``model`` requires a gradient, on one device, in place. Returns the :class:`History`.
+    """Train whatever in ``model`` requires a gradient, in place. Returns the :class:`History`.
+
+    In a script that `accelerate launch` starts in several processes, each takes its part of every batch (of
+    ``config.batch_size`` rows in all), on its own device, and the losses are those of the whole batch: negatives come
+    from all processes, and the numbers are those of one process, but for rounding and for dropout.
 
     ``evaluate(model)`` is called every ``evaluate_every`` steps and at the end; it returns a dict, or metrics with
     ``to_dict()``. ``stop(history)`` is asked after every step and ends the run by returning True.
@@ -211,7 +224,7 @@ def train(
     was_training = task.training
     task.train()
     try:
-        with _interruptible() as interrupted, torch.random.fork_rng(run.cuda_devices()):
+        with _interruptible() as interrupted, torch.random.fork_rng(run.cuda_devices()), _lean(model, config):
             for outcome in _steps(run, progress):
                 run.history.rows.append(outcome)
                 done = len(run.history.rows)
@@ -220,17 +233,19 @@ def train(
                     run.history.evaluations.append({"step": done, **_as_dict(evaluate(model))})
                     task.train()
                 run.history.finished = last
-                stopped = stop is not None and bool(stop(run.history))
-                pressed = bool(interrupted)
+                stopped = together.anyone(stop is not None and stop(run.history), run.device)
+                pressed = together.anyone(interrupted, run.device)
                 if run.checkpoints and (last or stopped or pressed or done % config.checkpoint_every == 0):
-                    run.checkpoints.save()
+                    if together.rank() == 0:  # should the disk refuse, the launcher stops the others
+                        run.checkpoints.save()
+                    together.wait()
                 if pressed:
                     raise KeyboardInterrupt(f"stopped after step {done} of {run.steps}")
                 if stopped:
                     break
     finally:
         task.train(was_training)
-    if run.history.skipped:
+    if run.history.skipped and together.rank() == 0:
         lost = ", ".join(map(str, run.history.skipped[:10])) + (", …" if len(run.history.skipped) > 10 else "")
         warnings.warn(f"{len(run.history.skipped)} rows could not be read and were skipped: {lost}", stacklevel=2)
     return run.history
@@ -239,7 +254,7 @@ def train(
 def _steps(run: "_Run", progress: bool) -> Iterator[dict]:
     """Train step by step, from where the history ends; yields each step's row of the history."""
     first = len(run.history.rows)
-    with tqdm(total=run.steps, initial=first, unit="step", disable=not progress) as bar:
+    with tqdm(total=run.steps, initial=first, unit="step", disable=not progress or together.rank() > 0) as bar:
         started = time.perf_counter()
         for step, batch in enumerate(run.batches(first), start=first):
             run.history.waited += time.perf_counter() - started
@@ -256,11 +271,13 @@ def _one_step(run: "_Run", step: int, batch, lr: float) -> dict[str, float]:
     torch.manual_seed(run.config.seed * 1_000_003 + step)  # whatever the forward pass draws follows from the step
     for group in run.optimizer.param_groups:
         group["lr"] = lr * group.get("pace", 1.0)
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.history.precision == "bf16"):
-        outputs = run.task(batch)
-    values = {name: value.item() for name, value in outputs.items()}
+    values: dict[str, Tensor] = {}
+    for outputs in run.parts(batch):
+        values = {name: values.get(name, 0) + value.detach() for name, value in outputs.items()}
+        run.accelerator.backward(outputs["loss"])
+    values = {name: together.mean(value).item() for name, value in values.items()}
     run.check("loss", values["loss"], step, run.usual_loss() * run.config.explosion)
-    run.accelerator.backward(outputs["loss"])
+    run.average_gradients()
     norm = run.accelerator.clip_grad_norm_(list(run.trainable.values()), run.config.clip_norm)
     run.check("norm of the gradient", float(norm), step)  # a step along NaN would leave nothing to save
     run.optimizer.step()
@@ -278,13 +295,27 @@ class _Run:
         # precisions are compared here in one process.
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
+        self.task = task.to(self.device)
         self.trainable = task.trainable()
+        together.agree_on(self.trainable | self.extra_state())
         optimizer = torch.optim.AdamW(_parameter_groups(self.trainable, config.weight_decay), lr=config.learning_rate)
-        self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
+        # Gradients are averaged here and not by DistributedDataParallel: it would rename the parameters, and waits for
+        # gradients of all of them, which not every batch gives.
+        self.optimizer = self.accelerator.prepare(optimizer)
         precision = best_precision(self.device.type) if config.precision == "auto" else config.precision
         self.history = History(precision=precision)
         # Whole batches only: the contrastive loss of a small one is another loss. Each epoch leaves other rows over.
         self.batch_size = min(config.batch_size, len(rows))
+        if self.batch_size % together.processes():
+            raise UniAdapterError(
+                f"{together.processes()} processes cannot share a batch of {self.batch_size} rows evenly",
+                "choose a batch_size that is a multiple of their number, and have as many rows.",
+            )
+        if config.accumulate > 1 and not hasattr(task, "in_pieces"):
+            raise UniAdapterError(
+                f"{type(task).__name__} cannot take a batch in {config.accumulate} pieces: it has no in_pieces",
+                "set accumulate=1, or use one of the tasks here.",
+            )
         self.steps_per_epoch = len(rows) // self.batch_size
         self.steps = config.steps or config.epochs * self.steps_per_epoch
 
@@ -298,6 +329,25 @@ class _Run:
         start = step % self.steps_per_epoch * self.batch_size
         return order[start : start + self.batch_size].tolist()
 
+    def parts(self, batch) -> Iterator[dict[str, Tensor]]:
+        """What the task makes of a batch, in as many parts as are to be accumulated; their losses add up."""
+        if self.config.accumulate > 1:
+            outputs = self.task.in_pieces(batch, self.config.accumulate)
+        else:
+            outputs = (self.task(each) for each in [batch])
+        while True:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.history.precision == "bf16"):
+                part = next(outputs, None)
+            if part is None:
+                return
+            yield part
+
+    def average_gradients(self) -> None:
+        """Over all processes: each has the gradient through its own part of the batch (see `together`)."""
+        if together.processes() > 1:
+            for _, p in sorted(self.trainable.items()):
+                p.grad = together.mean(torch.zeros_like(p) if p.grad is None else p.grad)
+
     def usual_loss(self) -> float:
         """The largest loss of the first steps; as large as can be while there are too few."""
         first = self.history.rows[:BEGINNING]
@@ -307,6 +357,7 @@ class _Run:
         """Raise `UniAdapterError` unless ``value`` is finite and at most ``limit``."""
         if math.isfinite(value) and value <= limit:
             return
+        self.optimizer.zero_grad()
         usual = f" (stopped above {limit:.4g})" if math.isfinite(value) else ""
         last_good = self.checkpoints.last_good() if self.checkpoints else "; no folder for checkpoints was given"
         raise UniAdapterError(
@@ -329,7 +380,10 @@ class _Run:
         for batch, lost in loader:
             if isinstance(lost, UniAdapterError):
                 raise lost
-            self.history.skipped = sorted({*self.history.skipped, *lost})
+            if self.config.unreadable == "skip":
+                ours = torch.tensor([[*lost, -1]], device=self.device)
+                lost = set(together.gather_padded(ours, fill=-1).flatten().tolist()) - {-1}
+                self.history.skipped = sorted({*self.history.skipped, *lost})
             yield send_to_device(batch, self.device)
 
     def _collate(self, found: tuple[list[dict], list[int] | UniAdapterError]) -> tuple:
@@ -354,7 +408,8 @@ class _Keys:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.first, self.run.steps):
-            yield [(self.run.epoch_of(step), row) for row in self.run.rows_of(step)]
+            own = len(rows := self.run.rows_of(step)) // together.processes()  # this process's part
+            yield [(self.run.epoch_of(step), row) for row in rows[together.rank() * own :][:own]]
 
 
 def _parameter_groups(trainable: dict[str, nn.Parameter], weight_decay: float) -> list[dict]:
@@ -368,6 +423,36 @@ def _parameter_groups(trainable: dict[str, nn.Parameter], weight_decay: float) -
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     groups += [{"params": [p], "weight_decay": 0.0, "pace": abs(p.item()) or 1.0} for p in parameters if p.ndim == 0]
     return [group for group in groups if group["params"]]
+
+
+@contextmanager
+def _lean(model: nn.Module, config: TrainConfig) -> Iterator[None]:
+    """The layers of a transformers model keep nothing for backward, if so wanted: they are computed again."""
+    if not config.gradient_checkpointing:
+        yield
+        return
+    if not hasattr(model, "gradient_checkpointing_enable"):
+        raise UniAdapterError(
+            f"{type(model).__name__} cannot compute its layers again for the gradients",
+            "set gradient_checkpointing=False, or use a model of transformers'.",
+        )
+    with _old_names():
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if getattr(model, "_require_grads_hook", None) is not None:
+        model.disable_input_require_grads()  # BLIP changes its embeddings in place, which must not require gradients
+    try:
+        yield
+    finally:
+        with _old_names():
+            model.gradient_checkpointing_disable()
+
+
+@contextmanager
+def _old_names() -> Iterator[None]:
+    """The names of methods that every tested version of transformers knows, and the newest only with a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _as_dict(result) -> dict:

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.losses import at_least_float32, language_loss
 from uniadapter_edu.metrics import plain, vqa_accuracy
+from uniadapter_edu.reading import is_text
 from uniadapter_edu.tasks.language import LanguageTask, blocks, check_class, decode, log_likelihood, say, to_say
 from uniadapter_edu.tasks.retrieval import (
     IMAGES,
@@ -64,13 +65,17 @@ class AnsweringTask(LanguageTask):
             "answer_mask": answer_mask,
         }
 
-    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of :meth:`collate` -> ``loss``, a scalar: the mean over answers of -log p(answer), as BLIP has it."""
+    def summed(self, batch: dict[str, Tensor]) -> Tensor:
+        """-log p(answer), summed over answers."""
         tokens = self.medium.tokens(self.model, normalize(self.processor, batch["pixels"]))
         mask, ids, answer_mask = batch["attention_mask"], batch["answer_ids"], batch["answer_mask"]
         states = encode_questions(self.model, tokens, batch["input_ids"], mask)
         logits = decode(self.model, states, mask, ids, answer_mask)
-        return {"loss": language_loss(logits, ids, answer_mask, self.smoothing).sum(1).mean()}
+        return language_loss(logits, ids, answer_mask, self.smoothing).sum()
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        """The answers."""
+        return torch.tensor(len(batch["answer_ids"]), device=batch["answer_ids"].device)
 
 
 def encode_questions(model: nn.Module, tokens: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -284,7 +289,7 @@ def check_questions(dataset, medium: Images = IMAGES) -> None:
     check_columns(dataset, medium, COLUMNS)
     for name in COLUMNS:
         for i, text in enumerate(_column(dataset, name)):
-            if not isinstance(text, str) or not plain(text):
+            if not is_text(text) or not plain(text):
                 raise UniAdapterError(
                     f"{name} of row {i} is {text!r}, expected a str with at least one word",
                     "leave out rows without a question or an answer.",

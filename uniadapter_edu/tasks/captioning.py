@@ -42,12 +42,15 @@ class CaptioningTask(LanguageTask):
         input_ids, attention_mask = to_say(self.model, self.processor, self.draw_captions(examples))
         return {"pixels": self.pixels(examples), "input_ids": input_ids, "attention_mask": attention_mask}
 
-    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of :meth:`collate` -> ``loss``, a scalar: the mean over tokens of -log p(token), as BLIP has it."""
+    def summed(self, batch: dict[str, Tensor]) -> Tensor:
+        """-log p(token), summed over the tokens of all captions."""
         tokens = self.medium.tokens(self.model, normalize(self.processor, batch["pixels"]))
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        losses = language_loss(decode(self.model, tokens, None, ids, mask), ids, mask, self.smoothing)
-        return {"loss": losses.sum() / mask[:, 1:].sum()}
+        return language_loss(decode(self.model, tokens, None, ids, mask), ids, mask, self.smoothing).sum()
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        """The tokens that are to be said."""
+        return batch["attention_mask"][:, 1:].sum()
 
 
 def caption(
