@@ -167,7 +167,7 @@ def _check_files(folder: Path) -> None:
 def _read_config(path: Path) -> dict:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UniAdapterError(f"{path} is not valid JSON: {error}.", "Copy or save it again.") from error
     version = about.get("format_version") if isinstance(about, dict) else None
     if not isinstance(version, int):
@@ -231,6 +231,11 @@ def _key_mismatches(tensors: dict[str, torch.Tensor], expected: dict[str, torch.
 def _blueprint(model: nn.Module, config: UniAdapterConfig) -> dict[str, torch.Size]:
     """The names and shapes that `insert_adapters` would give, from modules without memory: the model is not touched."""
     towers = _towers(model)
-    with torch.device("meta"):
-        adapter = AdapterSet(config, towers.widths["vision"], towers.depths, tuple(towers.texts), towers.heads)
+    try:
+        with torch.device("meta"):
+            adapter = AdapterSet(config, towers.widths["vision"], towers.depths, tuple(towers.texts), towers.heads)
+    except (RuntimeError, OverflowError, TypeError) as error:  # a size beyond what a tensor can have
+        raise UniAdapterError(
+            f"No adapters can be made of {config}: {error}.", "Save the adapters again; their config was altered."
+        ) from error
     return {name: tensor.shape for name, tensor in adapter.state_dict().items()}

@@ -15,8 +15,20 @@ from PIL import Image
 
 from uniadapter_edu.errors import UniAdapterError, UnreadableError
 
-# What decoders raise for damaged files. UniAdapterError is a ValueError, too, but says something about all rows.
-DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# What decoders raise for damaged files: hardly less than everything, once they stumble over a number that cannot be.
+# UniAdapterError is a ValueError, too, but says something about all rows.
+DAMAGED = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    EOFError,
+)
+DAMAGED += (struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def is_text(value) -> bool:
@@ -66,10 +78,11 @@ class Rows(torch.utils.data.Dataset):
     def _one(self, epoch: int, row: int, lost: list[int], taken: set[int]) -> dict:
         try:
             return self._row(epoch, row)
-        except UnreadableError:
+        except UnreadableError as error:
             if not self.skip:
                 raise
-            lost.append(row)
+            first = error
+        lost.append(row)
         for other in self._others(epoch, row, taken):
             try:
                 found = self._row(epoch, other)
@@ -77,7 +90,7 @@ class Rows(torch.utils.data.Dataset):
                 continue
             taken.add(other)
             return found
-        raise UnreadableError("no row of the data set can be read", "check where its pictures are.")
+        raise UnreadableError(f"no row of the data set can be read; {first.cause}", "check where its pictures are.")
 
     def _row(self, epoch: int, row: int) -> dict:
         with readable(row):

@@ -34,7 +34,7 @@ def read_annotations(place: str, split: str) -> list[dict]:
         path = _file_of_split(path, split)
     if not path.is_file():
         raise UniAdapterError(f"There is no file {path}.", "Check the path.")
-    content = read_csv(path) if path.suffix == ".csv" else read_json(path)
+    content = read_csv(path)[1] if path.suffix == ".csv" else read_json(path)
     if isinstance(content, dict) and {"videos", "sentences"} <= content.keys():
         return _msrvtt(content, path.parent, split)
     if isinstance(content, dict) and content.get("annotations"):
@@ -61,11 +61,12 @@ def read_json(path: Path):
         raise UniAdapterError(f"{path} is not valid JSON: {error}.", "Copy or download it again.") from error
 
 
-def read_csv(path: Path) -> list[dict]:
-    """The lines of a CSV file with a header."""
+def read_csv(path: Path) -> tuple[list[str], list[dict]]:
+    """The header of a CSV file, and its lines."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            return [{str(k): v for k, v in row.items()} for row in csv.DictReader(file)]
+            reader = csv.DictReader(file)
+            return list(reader.fieldnames or []), list(reader)
     except (csv.Error, UnicodeDecodeError) as error:
         raise UniAdapterError(f"{path} is not a readable CSV file: {error}.", "Save it as CSV in UTF-8.") from error
 
@@ -104,7 +105,7 @@ def _vqa(content: dict, path: Path) -> list[dict]:
             image = f"{year}/COCO_{year}_{int(row['image_id']):012d}.jpg"
             known = {"answers": row["answers"], "multiple_choice_answer": row["multiple_choice_answer"]}
             rows.append({"image": image, "question": asked[row["question_id"]], **known})
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise UniAdapterError(
             f"{path} and {beside[0].name} do not fit together: {error!r} is missing or wrong.", "Download both again."
         ) from error
@@ -121,11 +122,11 @@ def _msrvtt(content: dict, folder: Path, split: str) -> list[dict]:
             "Put MSRVTT_JSFUSION_test.csv beside MSRVTT_data.json, and ask for train or test.",
         )
     try:
-        tested = [{"video_id": row["video_id"], "caption": row["sentence"]} for row in read_csv(test)]
+        tested = [{"video_id": row["video_id"], "caption": row["sentence"]} for row in read_csv(test)[1]]
         if split == "test":
             return tested
         train = next((p for name, p in lists.items() if "train" in name), None)
-        ours = {row["video_id"] for row in read_csv(train)} if train else None
+        ours = {row["video_id"] for row in read_csv(train)[1]} if train else None
         theirs = {row["video_id"] for row in tested}
         return list(_sentences(content, ours, theirs))
     except (KeyError, TypeError) as error:

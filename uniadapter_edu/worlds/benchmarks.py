@@ -197,7 +197,12 @@ def _shown(rows: Dataset, texts: dict[str, list], pictures, frames: int | None, 
     features = Features({"image": Image(), **{name: _feature(values) for name, values in texts.items()}})
     if frames is None and "image" in rows.column_names and not isinstance(rows.features["image"], Value):
         # The texts become new columns, so that the pictures need not be copied.
-        rows = rows.select_columns(["image"]).cast_column("image", Image())
+        try:
+            rows = rows.select_columns(["image"]).cast_column("image", Image())
+        except (ArrowException, TypeError, ValueError, LookupError) as error:
+            raise UniAdapterError(
+                f"The column image holds no pictures: {error}.", "Write names of files, or pictures as `datasets` does."
+            ) from error
         for name, values in texts.items():
             rows = rows.add_column(name, values, feature=features[name])
         return rows
@@ -251,9 +256,11 @@ def _from_datasets(place: str, split: str, size: int | None) -> Dataset:
         if "image" in rows.column_names and not isinstance(rows.features["image"], Value):
             rows = rows.cast_column("image", Image(decode=False))
         return Dataset.from_list(list(_first(rows, split, size)), features=rows.features)
-    except (OSError, RuntimeError, ArrowException, DatasetGenerationError) as error:
+    except UniAdapterError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, ArrowException, DatasetGenerationError) as error:
         raise UniAdapterError(
-            f"{place} cannot be read: {str(error).strip().splitlines()[0]}",
+            f"{place} cannot be read: {(str(error).strip().splitlines() or [type(error).__name__])[0]}",
             "Give a hub id, with a connection to the hub; a folder of parquet files; one such file; or a JSON file.",
         ) from error
 
@@ -333,7 +340,8 @@ def _questions(rows: Dataset, place: str, clean: bool) -> tuple[list[int], dict[
         if not said or not isinstance(row["question"], str) or not row["question"].strip():
             raise UniAdapterError(f"Row {i} of {place} has no question, or no answer.", "Leave it out.")
         texts["question"] += _cleaned([row["question"]], clean)
-        texts["answer"].append(row.get("multiple_choice_answer") or Counter(said).most_common(1)[0][0])
+        chosen = _texts(row.get("multiple_choice_answer"))
+        texts["answer"].append(chosen[0] if chosen else Counter(said).most_common(1)[0][0])
         if several:
             texts["answers"].append(said)
     return list(range(len(rows))), texts
@@ -385,14 +393,15 @@ def _files(rows: Dataset, pictures: str | os.PathLike | None, clips: bool, skip:
 def _picture_names(rows: Dataset) -> list[str]:
     names = []
     for row in rows.select_columns([n for n in ("image", "filepath", "filename") if n in rows.column_names]):
-        names.append(str(row.get("image") or os.path.join(row.get("filepath") or "", row.get("filename") or "")))
+        below = os.path.join(str(row.get("filepath") or ""), str(row.get("filename") or ""))
+        names.append(str(row.get("image") or below))
     return names
 
 
 def _picture_file(root: Path, name: str) -> Path | None:
     """With the folder that the row names, or without it; nothing outside of ``root``."""
     inside = [] if os.path.isabs(name) or ".." in Path(name).parts else [root / name]
-    return next((p for p in (*inside, root / Path(name).name) if p.is_file()), None)
+    return next((p for p in (*inside, root / Path(name).name) if os.path.isfile(p)), None)
 
 
 def _clip_names(rows: Dataset) -> list[str]:
