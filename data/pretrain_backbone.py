@@ -33,6 +33,7 @@ from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, B
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
+from uniadapter_edu._atomic import whole
 from uniadapter_edu.backbones import TASKS, load_backbone, load_processor, write_checksums
 from uniadapter_edu.losses import contrastive_loss, hard_negatives, matching_loss
 from uniadapter_edu.tasks.retrieval import encode_images, encode_texts, evaluate_retrieval, match, normalize
@@ -267,12 +268,11 @@ def learning_rate(step: int) -> float:
 
 def save_state(model: Pretrained, optimizer: torch.optim.Optimizer, step: int, log: list) -> None:
     """Model, optimizer and log in one safetensors file, renamed into place when whole. No pickle."""
-    STATE.mkdir(exist_ok=True)
     tensors = {f"model.{name}": p.detach().contiguous() for name, p in model.named_parameters()}
     for i, p in enumerate(model.parameters()):
         tensors |= {f"optimizer.{i}.{key}": value for key, value in optimizer.state[p].items()}
-    save_file(tensors, STATE / "state.partial", metadata={"step": str(step), "log": json.dumps(log)})
-    (STATE / "state.partial").replace(STATE / "state.safetensors")
+    with whole(STATE / "state.safetensors") as draft:
+        save_file(tensors, draft, metadata={"step": str(step), "log": json.dumps(log)})
 
 
 def load_state(model: Pretrained, optimizer: torch.optim.Optimizer) -> tuple[int, list]:
@@ -409,10 +409,8 @@ def export(from_shipped: bool) -> None:
     model, optimizer, processor = build()
     steps, log = load_shipped(model) if from_shipped else load_state(model, optimizer)
     renew_unread_words(model.eval(), processor)
-    BACKBONE.mkdir(exist_ok=True)
-    partial = BACKBONE / "model.partial"
-    save_file(weights_for_all_tasks(model), partial, metadata={"format": "pt"})
-    partial.replace(BACKBONE / "model.safetensors")
+    with whole(BACKBONE / "model.safetensors") as draft:
+        save_file(weights_for_all_tasks(model), draft, metadata={"format": "pt"})
     model.blip.config.save_pretrained(BACKBONE)
     build_processor().save_pretrained(BACKBONE)  # a used one would keep how it padded
     (BACKBONE / "training_log.json").write_text(json.dumps(log, indent=0) + "\n")

@@ -8,13 +8,12 @@ this again. Then `python -m uniadapter_edu._files data`.
 """
 
 import argparse
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from uniadapter_edu._atomic import write_together
+from uniadapter_edu._atomic import write_json
 from uniadapter_edu.accounting import trainable_parameters
 from uniadapter_edu.backbones import load_backbone, load_processor
 from uniadapter_edu.checkpoint import save_adapters
@@ -59,7 +58,7 @@ def main() -> None:
             scores["frozen"] = score(model, gallery)
         print(name, scores[name])
     record = {"settings": asdict(SETTINGS), "scores": scores}
-    write_together(OUT, {"scores.json": (json.dumps(record, indent=1) + "\n").encode()})
+    write_json(OUT / "scores.json", record)
 
 
 def score(model: torch.nn.Module, gallery) -> dict:

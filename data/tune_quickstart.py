@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from uniadapter_edu._atomic import write_together
+from uniadapter_edu._atomic import write_json
 from uniadapter_edu.backbones import load_processor
 from uniadapter_edu.quickstart import Settings, slug, train_method
 from uniadapter_edu.tasks.retrieval import (
@@ -115,7 +115,7 @@ def main() -> None:
     done = {(row["method"], row["learning_rate"], row["scale"]) for row in rows}
     for trial in tqdm([t for t in TRIALS if (t.method, t.learning_rate, t.scale) not in done], unit="run"):
         rows.append(run(trial, train, val, options.output))
-        write_together(OUT.parent, {OUT.name: (json.dumps(rows, indent=1) + "\n").encode()})
+        write_json(OUT, rows)
     print(table(rows))
 
 

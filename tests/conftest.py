@@ -13,42 +13,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices: a second thread 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_world import WORDS
-from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipImageProcessorPil, BlipProcessor
+from small_world import blip_config, tiny_processor
+from transformers import BlipForImageTextRetrieval
 
 from uniadapter_edu.backbones import TASKS
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def blip_config(vision_layers=2, text_layers=2, vision_width=32, text_width=32) -> BlipConfig:
-    """A BLIP of toy size: 32 px in patches of 8 (17 tokens with CLS), 50 words, texts of up to 16 tokens."""
-    # transformers' defaults would not do: vision weights of 1e-10, a LayerNorm eps that BLIP was not trained with.
-    vision = {
-        "hidden_size": vision_width,
-        "intermediate_size": 64,
-        "num_hidden_layers": vision_layers,
-        "num_attention_heads": 4,
-        "image_size": 32,
-        "patch_size": 8,
-        "layer_norm_eps": 1e-6,
-        "initializer_range": 0.02,
-    }
-    text = {
-        "hidden_size": text_width,
-        "encoder_hidden_size": vision_width,
-        "intermediate_size": 64,
-        "num_hidden_layers": text_layers,
-        "num_attention_heads": 4,
-        "vocab_size": 50,
-        "max_position_embeddings": 16,
-        "initializer_range": 0.02,
-        "bos_token_id": 48,
-        "sep_token_id": 3,
-        "eos_token_id": 3,
-        "pad_token_id": 0,
-    }
-    return BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=16)
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +39,7 @@ def make_blip():
 @pytest.fixture(scope="session")
 def processor():
     """A processor for `make_blip`: 32 px, and the words of `small_world`."""
-    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    tokenizer = BertTokenizer(vocab=vocab, model_max_length=16)
-    return BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
+    return tiny_processor()
 
 
 @pytest.fixture

@@ -561,8 +561,8 @@ LANGUAGE = [
     Mistake(
         "answers are scored token by token, so that long ones count more",
         "tasks/answering.py",
-        "self.smoothing).sum(1).mean()",
-        "self.smoothing).sum() / answer_mask[:, 1:].sum()",
+        'return torch.tensor(len(batch["answer_ids"]), device=batch["answer_ids"].device)',
+        'return batch["answer_mask"][:, 1:].sum()',
         ONE_ANSWER,
     ),
     Mistake(

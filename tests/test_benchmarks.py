@@ -1,5 +1,6 @@
 """The paper's data sets from small files in each of the forms in which they are to be had."""
 
+import csv
 import io
 import json
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
+from small_world import write_video
 
+from uniadapter_edu.__main__ import main
 from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.jobs import JOBS
 from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval
 from uniadapter_edu.worlds import benchmarks
 from uniadapter_edu.worlds.benchmarks import BENCHMARKS, clean_caption, load_benchmark
@@ -214,9 +218,217 @@ def test_a_benchmark_can_be_trained_on_and_scored(tmp_path, tiny_blip, processor
 def test_the_registry_says_what_it_must():
     for name, benchmark in BENCHMARKS.items():
         text = str(benchmark)
-        assert "Karpathy" in text and "Flickr's terms" in text and benchmark.hub in text and "https://" in text
-        assert benchmark.captions == 5 and set(benchmark.images) == set(SPLITS), name
-    assert BENCHMARKS["flickr30k"].images["test"] == 1_000 and BENCHMARKS["coco"].images["test"] == 5_000
+        assert all(word in text for word in ("protocol", "licence", "your files", "https://", "on the hub")), name
+        assert benchmark.job in JOBS and {"train", benchmark.scored_on} <= set(benchmark.sizes), name
+    assert len(BENCHMARKS) == 7 and BENCHMARKS["flickr30k"].sizes["test"] == 1_000
+    assert BENCHMARKS["coco"].sizes["test"] == 5_000 and BENCHMARKS["msrvtt"].sizes == {"train": 9_000, "test": 1_000}
+
+
+# ------------------------------------------------------------------------------------------------- questions and clips
+
+ASKED = ["what colour is the cat?", "how many dogs?", "is it big?", "what is this?"]
+
+
+def vqa_files(root):
+    """VQAv2 as it is published: for each split the annotations, and the questions beside them."""
+    root.mkdir()
+    for split in ("train2014", "val2014"):
+        questions = [{"question_id": 10 * i, "image_id": i, "question": text} for i, text in enumerate(ASKED)]
+        said = [["red"] * 6 + ["dark red"] * 3 + ["2"]] * len(ASKED)
+        notes = [
+            {
+                "question_id": 10 * i,
+                "image_id": i,
+                "answers": [{"answer": text, "answer_confidence": "yes", "answer_id": n} for n, text in enumerate(own)],
+                "multiple_choice_answer": "red",
+                "answer_type": "other",
+                "question_type": "what",
+            }
+            for i, own in enumerate(said)
+        ]
+        (root / f"v2_OpenEnded_mscoco_{split}_questions.json").write_text(json.dumps({"questions": questions}))
+        about = {"annotations": notes[::-1], "data_subtype": split}
+        (root / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps(about))
+        for i in range(len(ASKED)):
+            path = root / "pictures" / split / f"COCO_{split}_{i:012d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture("train", i).save(path)
+    return {"source": root, "pictures": root / "pictures"}
+
+
+def vqa_blip(root):
+    """BLIP's annotations of VQA: a row a question, with all ten answers."""
+    where = vqa_files(root)
+    for split, name in (("train", "train2014"), ("val", "val2014")):
+        rows = [
+            {"question_id": i, "question": text, "answer": ["red"] * 6 + ["dark red"] * 3 + ["2"], "dataset": "vqa"}
+            | {"image": f"{name}/COCO_{name}_{i:012d}.jpg"}
+            for i, text in list(enumerate(ASKED))[::-1]
+        ]
+        (root / "blip").mkdir(exist_ok=True)
+        (root / "blip" / f"vqa_{split}.json").write_text(json.dumps(rows))
+    return where | {"source": root / "blip"}
+
+
+def vqa_parquet(root):
+    """VQAv2 as it lies on the hub."""
+    root.mkdir()
+    said = [{"answer": text, "answer_id": 0} for text in ["red"] * 6 + ["dark red"] * 3 + ["2"]]
+    known = {"answers": said, "multiple_choice_answer": "red", "answer_type": "other"}
+    rows = [{"image": picture("train", i), "question": text} | known for i, text in list(enumerate(ASKED))[::-1]]
+    for name in ("train", "validation"):
+        Dataset.from_list(rows).to_parquet(root / f"{name}-00000-of-00001.parquet")
+    return {"source": root}
+
+
+VQA = {"published": vqa_files, "BLIP's": vqa_blip, "parquet": vqa_parquet}
+
+
+@pytest.mark.parametrize("size", [None, 3])
+@pytest.mark.parametrize("form", VQA)
+def test_questions_come_with_their_picture_all_answers_and_the_most_frequent_one(form, size, tmp_path):
+    data = load_benchmark("vqav2", "val", size=size, **VQA[form](tmp_path / "vqa"))
+    assert list(data["question"]) == ASKED[::-1][:size] and set(data["answer"]) == {"red"}
+    assert data[0]["answers"] == ["red"] * 6 + ["dark red"] * 3 + ["2"]
+    assert seen(data) == pytest.approx([grey("train", i) for i in (3, 2, 1, 0)][:size], abs=2)  # JPEG
+
+
+def clips(root, names):
+    """A video file for each name, known by its grey."""
+    folder = root / "videos"
+    folder.mkdir(parents=True)
+    for i, name in enumerate(names):
+        write_video(folder / f"{name}.mp4", [40 + 30 * i] * 6)
+    return folder
+
+
+NAMES = [f"video{i}" for i in range(6)]
+
+
+def msrvtt_files(root):
+    """MSR-VTT's one JSON file, and the CSV file that makes the 1k-A split of it: videos 4 and 5 are test."""
+    folder = clips(root, NAMES)
+    videos = [{"video_id": name, "category": 0, "split": "train"} for name in NAMES]
+    sentences = [{"video_id": name, "sen_id": k, "caption": f"a cat {k} in {name}"} for k in range(3) for name in NAMES]
+    (root / "MSRVTT_data.json").write_text(json.dumps({"info": {}, "videos": videos, "sentences": sentences}))
+    with open(root / "MSRVTT_JSFUSION_test.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["key", "vid_key", "video_id", "sentence"])
+        writer.writeheader()
+        writer.writerows(
+            {"key": f"ret{i}", "vid_key": f"msr{i}", "video_id": NAMES[i], "sentence": f"a cat 1 in video{i}"}
+            for i in (4, 5)
+        )
+    return {"source": root, "pictures": folder}
+
+
+def msrvtt_lines(root):
+    """A file for each split: a row a clip with all captions for training, JSON lines with one for test."""
+    folder = clips(root, NAMES)
+    train = [
+        {"video_id": n, "video": f"{n}.mp4", "caption": [f"a cat {k} in {n}" for k in range(3)]} for n in NAMES[:4]
+    ]
+    (root / "msrvtt_train_9k.json").write_text(json.dumps(train))
+    lines = [json.dumps({"clip_name": n, "caption": f"a cat 1 in {n}", "retrieval": 1}) for n in NAMES[4:]]
+    (root / "msrvtt_test.jsonl").write_text("\n".join(lines) + "\n")
+    return {"source": root, "pictures": folder}
+
+
+@pytest.mark.parametrize("form", [msrvtt_files, msrvtt_lines])
+def test_clips_come_with_all_captions_for_training_and_one_in_the_test_split(form, tmp_path):
+    where = form(tmp_path / "msrvtt")
+    train, test = (load_benchmark("msrvtt", split, frames=2, **where) for split in ("train", "test"))
+    assert train["captions"] == [[f"a cat {k} in {name}" for k in range(3)] for name in NAMES[:4]]
+    assert test["captions"] == [["a cat 1 in video4"], ["a cat 1 in video5"]]
+    frames = [row["frames"] for row in test]
+    assert [[f.getpixel((0, 0))[0] for f in own] for own in frames] == [
+        pytest.approx([40 + 30 * i] * 2, abs=4) for i in (4, 5)
+    ]
+    assert len(load_benchmark("msrvtt", "train", size=2, **where)) == 2
+
+
+def msrvtt_qa(root):
+    folder = clips(root, NAMES)
+    for split, videos in (("train", range(4)), ("val", [4]), ("test", [4, 5])):
+        rows = [
+            {"answer": "cat", "category_id": 1, "id": 7 * i, "question": f"what is in clip {i}?", "video_id": i}
+            for i in videos
+            for _ in range(2)
+        ]
+        (root / f"{split}_qa.json").write_text(json.dumps(rows))
+    return {"source": root, "pictures": folder}
+
+
+def test_questions_about_clips_are_rows_with_the_clip_that_their_number_means(tmp_path):
+    data = load_benchmark("msrvtt-qa", "test", frames=3, **msrvtt_qa(tmp_path / "qa"))
+    assert (
+        data["question"] == ["what is in clip 4?"] * 2 + ["what is in clip 5?"] * 2
+        and "answers" not in data.column_names
+    )
+    assert [row["frames"][0].getpixel((0, 0))[0] for row in data] == pytest.approx([160, 160, 190, 190], abs=4)
+
+
+def didemo(root):
+    """Names of clips with the suffix under which they were uploaded, where the files have another one, or none."""
+    folder = clips(root, ["1@N0_a", "2@N0_b", "3@N0_c"])
+    for split, names in (("train", ["1@N0_a.mov", "2@N0_b.avi"]), ("val", []), ("test", ["3@N0_c.mov", "1@N0_a.mov"])):
+        rows = [
+            {"video": name, "description": text, "times": [[0, 0]], "num_segments": 6, "annotation_id": k}
+            for k, text in enumerate(["A cat comes.", "it goes"])
+            for name in names
+        ]
+        (root / f"{split}_data.json").write_text(json.dumps(rows))
+    return {"source": root, "pictures": folder}
+
+
+def test_all_that_is_said_of_a_clip_becomes_one_paragraph(tmp_path):
+    data = load_benchmark("didemo", "test", **didemo(tmp_path / "didemo"))
+    assert data["captions"] == [["a cat comes it goes"]] * 2 and len(data[0]["frames"]) == 8
+    assert [row["frames"][0].getpixel((0, 0))[0] for row in data] == pytest.approx([100, 40], abs=4)
+
+
+def test_clips_that_are_not_there_stop_or_are_skipped_and_counted(tmp_path):
+    where = didemo(tmp_path / "didemo")
+    (where["pictures"] / "3@N0_c.mp4").unlink()
+    with pytest.raises(UniAdapterError, match="1 of 2 clips are not in .*: 3@N0_c.mov"):
+        load_benchmark("didemo", "test", **where)
+    with pytest.warns(UserWarning, match="1 of 2 clips are not in .* skipped"):
+        data = load_benchmark("didemo", "test", missing="skip", **where)
+    assert len(data) == 1 and data[0]["frames"][0].getpixel((0, 0))[0] == pytest.approx(40, abs=4)
+
+
+# ------------------------------------------------------------------------------------------------------ the same command
+
+KARPATHY = lambda root: {"source": karpathy_json(root), "pictures": picture_folder(root)}
+EACH = {
+    "flickr30k": (KARPATHY, {"images": 2, "captions": 10}, "t2i_r1"),
+    "coco": (KARPATHY, {"images": 2, "captions": 10}, "i2t_r10"),
+    "coco-captions": (KARPATHY, {"pictures": 2}, "cider"),
+    "vqav2": (lambda root: vqa_files(root / "vqa"), {"questions": 2}, "vqa"),
+    "msrvtt": (lambda root: msrvtt_files(root / "msrvtt"), {"images": 2, "captions": 2}, "t2i_r5"),
+    "msrvtt-qa": (lambda root: msrvtt_qa(root / "qa"), {"questions": 2}, "accuracy"),
+    "didemo": (lambda root: didemo(root / "didemo"), {"images": 2, "captions": 2}, "t2i_median_rank"),
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_each_of_the_seven_trains_one_epoch_by_the_same_command_and_is_scored_by_its_own_metric(name, tmp_path, capsys):
+    make, sizes, score = EACH[name]
+    where = {"--source": None, "--pictures": None} | {f"--{key}": value for key, value in make(tmp_path).items()}
+    options = where | {"--output": tmp_path / "out", "--size": 2, "--epochs": 1, "--batch-size": 2, "--frames": 2}
+    options["--precision"] = "fp32"
+    words = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
+    assert main(["paper", name, *words]) == 0, capsys.readouterr().err
+    scores = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert scores["benchmark"] == name and scores["split"] == BENCHMARKS[name].scored_on
+    assert {key: scores[key] for key in sizes} == sizes and 0 <= scores[score] <= 10
+    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    assert history["finished"] and len(history["rows"]) == 1 and (tmp_path / "out" / "adapter_config.json").exists()
+
+
+def test_without_a_name_all_seven_are_described(capsys):
+    assert main(["paper"]) == 0
+    text = capsys.readouterr().out
+    assert all(benchmark.title in text for benchmark in BENCHMARKS.values())
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering
 
-from uniadapter_edu import _atomic
+from uniadapter_edu import _atomic, checkpoint
 from uniadapter_edu.checkpoint import CONFIG_FILE, WEIGHTS_FILE, fingerprint, load_adapters, save_adapters
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
@@ -177,33 +177,62 @@ def failing_at(real, n):
     return lambda *args, **kwargs: no_space() if next(calls) == n else real(*args, **kwargs)
 
 
-POINTS = [("tempfile.mkdtemp", 0), ("_write", 0), ("_write", 1), ("os.fsync", 0), ("os.fsync", 1)]
-POINTS += [("os.replace", n) for n in range(4)]  # old weights aside, new weights in, old config aside, new config in
+POINTS = [("Path.write_bytes", 0), ("os.fsync", 0), ("os.replace", 0)]  # the new weights, beside the old ones
+POINTS += [("Path.write_bytes", 1), ("os.fsync", 2), ("os.replace", 1)]  # the new config
+
+
+def find_full_disk(patch, point, n):
+    owner, _, function = point.partition(".")
+    owner = getattr(_atomic, owner)
+    patch.setattr(owner, function, failing_at(getattr(owner, function), n))
 
 
 @pytest.mark.parametrize("point, n", POINTS)
 def test_full_disk_leaves_the_old_adapters_whole(trained, saved, make_blip, monkeypatch, point, n):
     expected = state(trained)
     disturb(trained, seed=1)
-    owner, _, function = point.rpartition(".")
-    owner = getattr(_atomic, owner) if owner else _atomic
     with monkeypatch.context() as patch:
-        patch.setattr(owner, function, failing_at(getattr(owner, function), n))
+        find_full_disk(patch, point, n)
         with pytest.raises(UniAdapterError, match="No space left on device"):
             save_adapters(trained, saved)
     assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE}
     assert_same(expected, state(load_adapters(make_blip(), saved)))
 
 
-@pytest.mark.parametrize("point, n", [("_write", 1), ("os.replace", 1)])
+@pytest.mark.parametrize("point, n", [("Path.write_bytes", 1), ("os.replace", 1)])
 def test_full_disk_leaves_no_new_folder(trained, tmp_path, monkeypatch, point, n):
-    owner = _atomic.os if point == "os.replace" else _atomic
-    function = point.rpartition(".")[2]
     with monkeypatch.context() as patch:
-        patch.setattr(owner, function, failing_at(getattr(owner, function), n))
+        find_full_disk(patch, point, n)
         with pytest.raises(UniAdapterError):
             save_adapters(trained, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_adapters_are_saved_although_their_weights_have_not_got_their_name_yet(trained, saved, make_blip, monkeypatch):
+    """What a process leaves that is killed after the config and before the last renaming."""
+    disturb(trained, seed=1)
+    with monkeypatch.context() as patch:
+        find_full_disk(patch, "os.replace", 2)
+        save_adapters(trained, saved)
+    assert len(list(saved.iterdir())) == 3
+    assert_same(state(trained), state(load_adapters(make_blip(), saved)))
+    save_adapters(disturb(trained, seed=2), saved)
+    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE}
+    assert_same(state(trained), state(load_adapters(make_blip(), saved)))
+
+
+def test_adapters_saved_while_they_are_read_are_read_whole(trained, saved, make_blip, monkeypatch):
+    """Between the config and the weights of a reader, another process saves."""
+    read, saves = checkpoint._read_config, iter(range(2))
+
+    def and_save(path):
+        about = read(path)
+        if next(saves, None) is not None:
+            save_adapters(disturb(trained), saved)
+        return about
+
+    monkeypatch.setattr(checkpoint, "_read_config", and_save)
+    assert_same(state(load_adapters(make_blip(), saved)), state(trained))
 
 
 def test_a_write_that_really_breaks_off_leaves_the_old_adapters_whole(trained, saved, make_blip):

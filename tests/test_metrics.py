@@ -1,6 +1,7 @@
 """COCO's protocol against examples small enough to rank by hand."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ import torch
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.metrics import (
     RetrievalMetrics,
+    cider,
     image_to_text_ranks,
     median_rank,
     recall_at_k,
     text_to_image_ranks,
+    vqa_accuracy,
 )
 
 # 3 images, 5 captions: image 0 has captions 0 and 1, image 1 has 2, image 2 has 3 and 4.
@@ -107,3 +110,48 @@ def test_answers_that_do_not_fit_the_scores_are_refused(image_of_caption):
 def test_an_image_without_a_caption_is_named():
     with pytest.raises(UniAdapterError, match="image 1 has no caption"):
         image_to_text_ranks(SCORES.T, torch.tensor([0, 0, 2, 2, 2]))
+
+
+# ---- answers and captions that people gave
+
+
+@pytest.mark.parametrize(
+    ("said", "answers", "expected"),
+    [
+        ("red", ["red"] * 10, 1.0),
+        ("red", ["red"] * 4 + ["blue"] * 6, 1.0),
+        (
+            "red",
+            ["red"] * 3 + ["blue"] * 7,
+            0.9,
+        ),  # asked without one of the three who say so, it is 2 / 3: 3 of 10 times
+        ("red", ["red"] * 2 + ["blue"] * 8, 0.6),
+        ("red", ["red"] + ["blue"] * 9, 0.3),
+        ("green", ["red"] * 10, 0.0),
+        ("The two Dogs!", ["2 dogs"] * 10, 1.0),
+        ("don't know", ["dont know"] * 10, 1.0),
+        ("red", ["red"], 1.0),
+    ],
+)
+def test_vqa_accuracy(said, answers, expected):
+    assert vqa_accuracy(said, answers) == pytest.approx(expected)
+
+
+def test_cider_by_hand():
+    """Two pictures; of the caption "a cat", both words and the pair are the first picture's own: tf-idf log 2 each."""
+    references = [["a cat"], ["two dogs"]]
+    same = cider(["a cat", "two dogs"], references)
+    assert same == pytest.approx(10 * 2 / 4)  # 1 for n = 1 and 2, nothing for n = 3 and 4, which nobody says
+    half = cider(["cat", "two dogs"], references)
+    # <min(h, r), r> / |h| |r| = 1 / sqrt 2 for n = 1, nothing for n = 2; one word shorter
+    expected = math.exp(-1 / 72) / math.sqrt(2)
+    assert half == pytest.approx(10 / 4 * (expected + 2) / 2)
+    assert cider(["a a a a cat", "two dogs"], references) < same  # counts are cut to the reference's
+    assert cider(["two dogs", "a cat"], references) == 0.0
+    assert cider(["", ""], references) == 0.0
+    assert cider(["a cat"], [["a cat"]]) == 0.0  # of a single picture nothing is rare
+
+
+def test_cider_is_the_mean_over_references():
+    references = [["a cat", "one bird"], ["two dogs"]]
+    assert cider(["a cat", "two dogs"], references) == pytest.approx((10 * 2 / 4 / 2 + 10 * 2 / 4) / 2)

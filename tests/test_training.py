@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from uniadapter_edu import training
+from uniadapter_edu import resuming, training
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.training import History, TrainConfig, best_precision, learning_rate_at, train
 
@@ -203,10 +203,8 @@ def test_a_checkpoint_is_one_safetensors_file_of_what_trains(tmp_path):
 
     task = ToyTask()
     run(task, folder=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["training.safetensors"]
-    names = {
-        key.split(".", 1)[1] for key in load_file(tmp_path / "training.safetensors") if key.startswith("parameter")
-    }
+    path = tmp_path / "training-00000012.safetensors"
+    names = {key.split(".", 1)[1] for key in load_file(path) if key.startswith("parameter")}
     assert names == set(task.trainable())
 
 
@@ -246,24 +244,24 @@ def test_intervals_of_saving_may_change(tmp_path):
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     run(ToyTask(), folder=tmp_path, stop=lambda history: True)
-    path = tmp_path / "training.safetensors"
+    path = tmp_path / "training-00000001.safetensors"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UniAdapterError, match="not a readable checkpoint"):
+    with pytest.raises(UniAdapterError, match="not a readable checkpoint.*\ndelete it; then train from the start"):
         run(ToyTask(), folder=tmp_path, resume=True)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
     run(ToyTask(), folder=tmp_path, stop=lambda history: len(history.rows) == 3)
-    before = (tmp_path / "training.safetensors").read_bytes()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half a file")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training, "save_file", full)
-    with pytest.raises(UniAdapterError, match="No space left"):
+    monkeypatch.setattr(resuming, "save_file", full)
+    with pytest.raises(UniAdapterError, match="No space left.*the last good checkpoint is .*training-00000003"):
         run(ToyTask(), folder=tmp_path, resume=True)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
@@ -321,6 +319,9 @@ def test_nothing_to_train_is_an_error(tiny_blip):
         ("precision", "fp16"),
         ("checkpoint_every", 0),
         ("workers", -1),
+        ("keep_checkpoints", 0),
+        ("unreadable", "ignore"),
+        ("explosion", 1.0),
     ],
 )
 def test_wrong_settings_are_named(field, value):

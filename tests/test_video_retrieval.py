@@ -345,13 +345,14 @@ def test_frame_counts_that_differ_are_refused(tiny_blip, processor):
     task = VideoRetrievalTask(tiny_blip, processor)
     for call in (
         lambda: task.collate(rows),
-        lambda: task.prepare(rows),
         lambda: search_clips(tiny_blip, processor, rows, "cat"),
         lambda: evaluate_video_retrieval(tiny_blip, processor, rows, progress=False),
     ):
         with pytest.raises(UniAdapterError, match="clips of a batch have 2, 3 frames"):
             call()
-    with pytest.raises(UniAdapterError, match=r"rows from 3 on have .*\(2, 3, 32, 32\), those before \(3, 3, 32, 32\)"):
+    with pytest.raises(UniAdapterError, match=r"row 3 has .*\(2, 3, 32, 32\), others have \(3, 3, 32, 32\)"):
+        task.prepare(rows)
+    with pytest.raises(UniAdapterError, match=r"row 3 has .*\(2, 3, 32, 32\), others have \(3, 3, 32, 32\)"):
         evaluate_video_retrieval(tiny_blip, processor, rows, batch_size=3, progress=False)
 
 

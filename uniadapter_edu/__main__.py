@@ -1,21 +1,31 @@
-"""`python -m uniadapter_edu quickstart`, `study`, `tasks` and `adapt`"""
+"""`python -m uniadapter_edu quickstart`, `study`, `tasks`, `adapt` and `paper`"""
 
 import argparse
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-from uniadapter_edu import five_tasks, study
+from uniadapter_edu import five_tasks, study, together
 from uniadapter_edu import quickstart as job
-from uniadapter_edu.adaptation import adapt, default_config
+from uniadapter_edu.adaptation import adapt, adapt_benchmark, default_config
 from uniadapter_edu.backbones import TASKS
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.training import TrainConfig
+from uniadapter_edu.worlds.benchmarks import BENCHMARKS, FRAMES
 
 QUICKSTART = job.Settings()
 STUDY_SIZES = ("scenes", "gallery", "steps", "batch_size")  # what of quickstart's settings the study lets you change
 TASK_SIZES = ("gallery", "steps")
-TRAINING = ("epochs", "batch_size", "learning_rate")  # what of TrainConfig a command line lets you change
+TRAINING = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "precision",
+    "accumulate",
+    "gradient_checkpointing",
+    "workers",
+    "unreadable",
+)  # what of TrainConfig a command line lets you change
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,13 +80,29 @@ def _tasks(options: argparse.Namespace) -> int:
 
 
 def _adapt(options: argparse.Namespace) -> int:
+    adapt(options.pictures, options.table, options.output, task=options.task, **_how(options))
+    print(f"Adapters: {options.output}")
+    return 0
+
+
+def _paper(options: argparse.Namespace) -> int:
+    if options.name is None:
+        print("\n\n".join(f"{name}: {benchmark}" for name, benchmark in BENCHMARKS.items()))
+        return 0
+    where = {name: getattr(options, name) for name in ("source", "pictures", "size", "frames", "missing")}
+    output = options.output or Path("runs/paper") / options.name
+    scores = adapt_benchmark(options.name, output, **where, **_how(options))
+    if together.rank() == 0:
+        print(f"\n{scores}\nAdapters and scores: {output}")
+    return 0
+
+
+def _how(options: argparse.Namespace) -> dict:
+    """What a command line says of the backbone, the adapters and the training."""
     config, given = default_config(options.backbone), {"bottleneck": options.bottleneck, "scale": options.scale}
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
     training = TrainConfig(**{name: getattr(options, name) for name in TRAINING})
-    where = (options.pictures, options.table, options.output)
-    adapt(*where, task=options.task, backbone=options.backbone, config=config, train_config=training)
-    print(f"Adapters: {options.output}")
-    return 0
+    return {"backbone": options.backbone, "config": config, "train_config": training}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_study(commands)
     _add_tasks(commands)
     _add_adapt(commands)
+    _add_paper(commands)
     return parser
 
 
@@ -183,12 +210,45 @@ def _add_adapt(commands) -> None:
     parser.add_argument(
         "--task", choices=TASKS, help="answering if the table has questions, else retrieval, unless told"
     )
+    _add_how(parser)
+
+
+def _add_paper(commands) -> None:
+    parser = commands.add_parser(
+        "paper",
+        help="train adapters on one of the paper's seven data sets, and score them by its protocol",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(command=_paper)
+    parser.add_argument("name", nargs="?", choices=BENCHMARKS, help="without it, all are described")
+    parser.add_argument(
+        "--source", help="annotations, or parquet files: a file or a folder, or a hub id; its hub copy unless told"
+    )
+    parser.add_argument(
+        "--pictures", type=Path, help="the folder of pictures or clips, where annotations only name them"
+    )
+    parser.add_argument("--size", type=int, help="only the first so many pictures, clips or questions of each split")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="of each clip")
+    parser.add_argument(
+        "--missing", choices=["stop", "skip"], default="stop", help="at pictures or clips that are not there"
+    )
+    parser.add_argument("--output", type=Path, help="folder for adapters and scores; runs/paper/NAME unless told")
+    _add_how(parser)
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", help="a folder or a hub id; the embedded one unless told")
     parser.add_argument("--bottleneck", type=int, help="what suits the backbone, unless told")
     parser.add_argument("--scale", type=float, help="what suits the backbone, unless told")
+    parser.add_argument(
+        "--unreadable", choices=["stop", "skip"], default=TrainConfig.unreadable, help="at damaged pictures"
+    )
     for name in TRAINING:
         default = getattr(TrainConfig, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        if isinstance(default, bool):
+            parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
+        elif name != "unreadable":
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
 
 
 def _add_settings(parser: argparse.ArgumentParser, names, defaults: job.Settings = QUICKSTART) -> None:

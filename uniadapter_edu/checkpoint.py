@@ -9,6 +9,7 @@ Safetensors holds numbers and nothing else: unlike a pickle it cannot run code w
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import safetensors.torch
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from uniadapter_edu._atomic import write_together
+from uniadapter_edu._atomic import companion, write_together
 from uniadapter_edu.adapter import AdapterSet
 from uniadapter_edu.backbones import abridged
 from uniadapter_edu.config import UniAdapterConfig
@@ -47,11 +48,11 @@ def save_adapters(model: nn.Module, folder: str | os.PathLike) -> Path:
         "config": adapter.config.to_dict(),
         "backbone": _describe(model),
         "heads": [name for name, _ in adapter.heads.named_children()],
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),  # ties the two files to each other
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),  # by which the config finds its weights
     }
     text = json.dumps(about, indent=2) + "\n"
     try:
-        write_together(folder, {WEIGHTS_FILE: weights, CONFIG_FILE: text.encode("utf-8")})
+        write_together(folder, WEIGHTS_FILE, weights, CONFIG_FILE, text.encode("utf-8"))
     except OSError as error:
         raise UniAdapterError(
             f"The adapters could not be saved to {folder}: {error.strerror or error}.",
@@ -119,8 +120,7 @@ def _portable_name(name: str) -> str:
 def _read(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """The two files, each checked for itself and against the other; no model is needed for that."""
     _check_files(folder)
-    about = _read_config(folder / CONFIG_FILE)
-    content = (folder / WEIGHTS_FILE).read_bytes()
+    about, content = _read_pair(folder)
     try:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, ValueError) as error:
@@ -133,6 +133,19 @@ def _read(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
             "One of the two was altered or comes from another folder: copy or save both again.",
         )
     return about, tensors
+
+
+def _read_pair(folder: Path) -> tuple[dict, bytes]:
+    """The config and its weights; read again if another process saved new ones between the two."""
+    about = _read_config(folder / CONFIG_FILE)
+    while True:
+        try:
+            content = companion(folder, WEIGHTS_FILE, about["weights_sha256"]).read_bytes()
+        except FileNotFoundError:  # they were waiting for their name, and have just got it
+            content = (folder / WEIGHTS_FILE).read_bytes()
+        before, about = about, _read_config(folder / CONFIG_FILE)
+        if about == before:
+            return about, content
 
 
 def _check_files(folder: Path) -> None:
@@ -154,7 +167,7 @@ def _check_files(folder: Path) -> None:
 def _read_config(path: Path) -> dict:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UniAdapterError(f"{path} is not valid JSON: {error}.", "Copy or save it again.") from error
     version = about.get("format_version") if isinstance(about, dict) else None
     if not isinstance(version, int):
@@ -169,6 +182,7 @@ def _read_config(path: Path) -> dict:
         )
     wrong = sorted(about.keys() ^ _FIELDS)
     wrong += [key for key in ("config", "backbone") if not isinstance(about.get(key, {}), dict)]
+    wrong += [] if re.fullmatch("[0-9a-f]{64}", str(about.get("weights_sha256"))) else ["weights_sha256"]
     if wrong:
         raise UniAdapterError(
             f"{path} has unknown, missing or unreadable fields: {', '.join(wrong)}.",
@@ -217,6 +231,11 @@ def _key_mismatches(tensors: dict[str, torch.Tensor], expected: dict[str, torch.
 def _blueprint(model: nn.Module, config: UniAdapterConfig) -> dict[str, torch.Size]:
     """The names and shapes that `insert_adapters` would give, from modules without memory: the model is not touched."""
     towers = _towers(model)
-    with torch.device("meta"):
-        adapter = AdapterSet(config, towers.widths["vision"], towers.depths, tuple(towers.texts), towers.heads)
+    try:
+        with torch.device("meta"):
+            adapter = AdapterSet(config, towers.widths["vision"], towers.depths, tuple(towers.texts), towers.heads)
+    except (RuntimeError, OverflowError, TypeError) as error:  # a size beyond what a tensor can have
+        raise UniAdapterError(
+            f"No adapters can be made of {config}: {error}.", "Save the adapters again; their config was altered."
+        ) from error
     return {name: tensor.shape for name, tensor in adapter.state_dict().items()}

@@ -7,3 +7,10 @@ class UniAdapterError(ValueError):
     def __init__(self, cause: str, cure: str):
         super().__init__(f"{cause}\n{cure}")
         self.cause, self.cure = cause, cure
+
+    def __reduce__(self):
+        return type(self), (self.cause, self.cure)  # so that it survives the way out of a process that loads data
+
+
+class UnreadableError(UniAdapterError):
+    """A row of a data set whose picture or clip is lost or damaged. Training can be told to do without it."""

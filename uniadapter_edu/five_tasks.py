@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from uniadapter_edu import viz
-from uniadapter_edu._atomic import write_together
+from uniadapter_edu._atomic import write_json
 from uniadapter_edu._files import data_path
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
@@ -83,7 +83,7 @@ def five_tasks(
         rates = choose_rates(tried)
         own = run_grid(table_runs(world, settings, seeds, rates), folder, progress=progress)
         content = {"rows": [row.to_dict() for row in own], "tried": [row.to_dict() for row in tried]}
-        write_together(folder, {_file(world): (json.dumps(content, indent=1) + "\n").encode("utf-8")})
+        write_json(Path(folder) / _file(world), content)
         rows += own
         print(f"\n{table(rows)}\n{_at_the_end(JOBS[world].name, rates)}", flush=True)
     return rows

@@ -21,7 +21,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from uniadapter_edu import quickstart
-from uniadapter_edu._atomic import write_together
+from uniadapter_edu._atomic import write_json, write_whole
 from uniadapter_edu.accounting import PeakMemory, trainable_parameters
 from uniadapter_edu.backbones import load_backbone, load_processor
 from uniadapter_edu.checkpoint import fingerprint
@@ -202,7 +202,7 @@ def _row(run: Run, folder: Path, key: str, stop_on_error: bool) -> Row:
         if stop_on_error:
             raise
         row = Row(run, error=f"{type(error).__name__}: {error}")
-    _write_json(path, row.to_dict())
+    write_json(path, row.to_dict())
     shutil.rmtree(checkpoint, ignore_errors=True)
     return row
 
@@ -212,7 +212,7 @@ def put_row(row: Row, folder: str | Path, backbone: str) -> bool:
     path = Path(folder) / "rows" / f"{row.run.key(backbone)}.json"
     if path.exists() or row.error:
         return False
-    _write_json(path, row.to_dict())
+    write_json(path, row.to_dict())
     return True
 
 
@@ -223,10 +223,6 @@ def _read_row(path: Path) -> Row:
         raise UniAdapterError(
             f"{path} is not a row of a study: {error}", "delete it, and the run is repeated."
         ) from error
-
-
-def _write_json(path: Path, content: dict) -> None:
-    write_together(path.parent, {path.name: (json.dumps(content, indent=1) + "\n").encode("utf-8")})
 
 
 def _from(kind: type) -> Callable[[dict], object]:
@@ -340,7 +336,7 @@ def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> str:
 
 def renew_tables(card: Path, tables: Mapping[str, str]) -> None:
     """Write tables into a card, whose text around them is written by hand."""
-    write_together(card.parent, {card.name: with_tables(card.read_text(encoding="utf-8"), tables).encode("utf-8")})
+    write_whole(card, with_tables(card.read_text(encoding="utf-8"), tables).encode("utf-8"))
 
 
 def with_tables(text: str, tables: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""How retrieval is scored: R@1, R@5, R@10 and the median rank, both ways, with several captions per image.
+"""How tasks are scored. Retrieval by R@1, R@5, R@10 and the median rank, both ways, with several captions per image.
 
 The protocol is the one used on COCO and Flickr30k. Text to image: every caption is a query, and its own image is the
 only right answer. Image to text: every image is a query, all of its captions are right answers, and the best-placed
@@ -12,8 +12,11 @@ Two rules decide what a score matrix alone leaves open:
   scored as wrong, and cannot be beaten. Data in which that is frequent has a ceiling below 1.
 """
 
+import math
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -65,6 +68,72 @@ def plain(text: str) -> str:
     """A text as texts are compared: lower case, no accents and no punctuation, single spaces between words."""
     bare = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
     return " ".join(re.findall(r"\w+", bare))
+
+
+# ---- what people said
+
+
+_NUMBERS = dict(
+    zip("none zero one two three four five six seven eight nine ten".split(), "0 0 1 2 3 4 5 6 7 8 9 10".split())
+)
+
+
+def vqa_accuracy(said: str, answers: Sequence[str]) -> float:
+    """VQA accuracy of an answer, from 0 to 1, given what several people (mostly ten) answered (Antol et al., 2015).
+
+    An answer is right if three people gave it. Of ten people, any nine are asked, and the mean is taken::
+
+        accuracy = mean over people p of  min( 1, #{ others than p who said so } / 3 )
+
+    Answers are compared as the published evaluation does: without capitals, punctuation and articles, number words as
+    digits. It has a list that puts missing apostrophes in; here they are taken out, so that "dont" is "don't", too.
+    """
+    said, answers = plain_answer(said), [plain_answer(text) for text in answers]
+    if len(answers) == 1:
+        return float(said == answers[0])
+    agree = answers.count(said)
+    return sum(min(1.0, (agree - (text == said)) / 3) for text in answers) / len(answers)
+
+
+def plain_answer(text: str) -> str:
+    """A short answer as VQA's evaluation compares it: see `vqa_accuracy`."""
+    words = plain(re.sub("['’`]", "", text)).split()
+    return " ".join(_NUMBERS.get(word, word) for word in words if word not in ("a", "an", "the"))
+
+
+def cider(said: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """CIDEr-D of captions against several references each (Vedantam et al., 2015); about 1 is as people agree, 10 the most.
+
+    For n-grams of 1 to 4 words, a text is a vector of g(n-gram) = its count · log(pictures / pictures whose references
+    have it). With h the caption's vector, r a reference's, and l their lengths in words::
+
+        CIDEr-D = 10 · mean over n, references of  exp( -(l_h - l_r)² / 2·6² ) · < min(h, r), r > / |h| |r|
+
+    Words are those of `plain`. Of a single picture it is 0, for then no n-gram is rare.
+    """
+    references = [[plain(text).split() for text in own] for own in references]
+    total = 0.0
+    for n in range(1, 5):
+        counted = [[_ngrams(words, n) for words in own] for own in references]
+        pictures_with = Counter(gram for own in counted for gram in set().union(*own))
+        for text, own, grams_of_own in zip(said, references, counted):
+            words = plain(text).split()
+            h = _weighed(_ngrams(words, n), pictures_with, len(said))
+            for reference, grams in zip(own, grams_of_own):
+                r = _weighed(grams, pictures_with, len(said))
+                overlap = sum(min(value, r[gram]) * r[gram] for gram, value in h.items() if gram in r)
+                norms = math.hypot(*h.values()) * math.hypot(*r.values())
+                length = math.exp(-((len(words) - len(reference)) ** 2) / (2 * 6.0**2))
+                total += length * overlap / norms / len(own) if norms else 0.0
+    return 10 * total / 4 / len(said)
+
+
+def _ngrams(words: Sequence[str], n: int) -> Counter:
+    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+
+def _weighed(grams: Counter, pictures_with: Counter, pictures: int) -> dict[tuple, float]:
+    return {gram: count * math.log(pictures / max(1, pictures_with[gram])) for gram, count in grams.items()}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uniadapter_edu import together
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.losses import at_least_float32
 from uniadapter_edu.tasks.retrieval import RetrievalTask, _column, encode_texts, normalize
@@ -191,25 +192,25 @@ class MomentumRetrievalTask(RetrievalTask):
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """As in `RetrievalTask`, with ``itc`` against batch and queue, and ``alpha``, the share of the soft targets."""
-        alpha = self.alpha(len(batch["rows"]))
+        alpha = self.alpha(len(batch["rows"]) * together.processes())
         outputs = super().loss(batch)
         return outputs | {"alpha": outputs["loss"].new_tensor(alpha)}
 
-    def contrast(self, batch: dict[str, Tensor], image_features: Tensor, text_features: Tensor) -> Tensor:
+    def contrast(self, batch: dict[str, Tensor], images: Tensor, texts: Tensor, same: Tensor) -> Tensor:
         """The contrastive loss of B images and texts (B, P) against the copy's of the batch and the queue: a scalar."""
         if self.training:
             follow(self.slow, self.model, self.momentum.decay)
-        slow_images, slow_texts = self.slow_features(batch)  # (B, P) each
+        slow_images, slow_texts = map(together.gather, self.slow_features(batch))  # (B, P) each
         old_images, old_texts, old_rows, old_captions = self.queue.entries()  # q of each
-        rows, captions, same = batch["rows"], batch["captions"], batch["same"]
+        rows, captions = together.gather(batch["rows"]), together.gather(batch["captions"])
         # Which of the B + q texts fit each image, and which of the B + q images each text.
         fits_image = torch.cat([same, self.fits(rows, old_captions)], dim=1)  # (B, B + q)
         fits_text = torch.cat([same, self.fits(old_rows, captions)]).T  # (B, B + q)
 
         rest = self.temperature, self.alpha(len(rows))
-        texts, images = torch.cat([slow_texts, old_texts]), torch.cat([slow_images, old_images])  # (B + q, P)
-        image_to_text = momentum_contrast(image_features, slow_images, texts, fits_image, *rest)
-        text_to_image = momentum_contrast(text_features, slow_texts, images, fits_text, *rest)
+        text_keys, image_keys = torch.cat([slow_texts, old_texts]), torch.cat([slow_images, old_images])  # (B + q, P)
+        image_to_text = momentum_contrast(images, slow_images, text_keys, fits_image, *rest)
+        text_to_image = momentum_contrast(texts, slow_texts, image_keys, fits_text, *rest)
         if self.training:
             self.queue.push(slow_images, slow_texts, rows, captions)
         return (image_to_text + text_to_image) / 2

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from uniadapter_edu import viz
-from uniadapter_edu._atomic import write_together
+from uniadapter_edu._atomic import write_json, write_whole
 from uniadapter_edu._files import data_path
 from uniadapter_edu.accounting import PeakMemory, size_on_disk, trainable_parameters
 from uniadapter_edu.backbones import load_backbone, load_processor
@@ -133,7 +133,7 @@ def peak_with_earlier_parts(folder: Path, peak_mb: float) -> float:
     path = folder / "peak_memory.json"
     if path.exists():
         peak_mb = max(peak_mb, json.loads(path.read_text())["peak_mb"])
-    _write_json(path, {"peak_mb": peak_mb})
+    write_json(path, {"peak_mb": peak_mb})
     return peak_mb
 
 
@@ -145,7 +145,7 @@ def keep(method: str, model: nn.Module, folder: Path) -> int:
         save_adapters(model, folder / "adapters")
         return size_on_disk(folder / "adapters")
     trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-    write_together(folder / slug(method), {"trained.safetensors": safetensors.torch.save(trained)})
+    write_whole(folder / slug(method) / "trained.safetensors", safetensors.torch.save(trained))
     return size_on_disk(folder / slug(method) / "trained.safetensors")
 
 
@@ -236,7 +236,7 @@ def quickstart(
         results.append(result)
 
     print("\n" + table(results) + "\n")
-    _write_json(folder / "results.json", {"settings": asdict(settings), "results": [r.to_dict() for r in results]})
+    write_json(folder / "results.json", {"settings": asdict(settings), "results": [r.to_dict() for r in results]})
     draw(folder, results, histories, models, data["test"], settings)
     if "UniAdapter" in models:
         load_back(folder, results, data["test"], settings)
@@ -306,14 +306,10 @@ def record_runs(folder: Path, results: list[Result], histories: dict, settings: 
         "results": {r.method: r.to_dict() for r in results if not r.saved_run},
         "histories": {name: history.to_dict() for name, history in histories.items()},
     }
-    _write_json(path, record)
+    write_json(path, record)
     viz.method_diagram().savefig(path.parent / "method.png")
     shutil.copy(folder / "before_after.png", path.parent)
     print(f"Recorded in {path.parent}; run `python -m uniadapter_edu._files data` before committing it.")
-
-
-def _write_json(path: Path, content: dict) -> None:
-    write_together(path.parent, {path.name: (json.dumps(content, indent=1) + "\n").encode("utf-8")})
 
 
 def slug(method: str) -> str:

@@ -19,7 +19,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 
-from uniadapter_edu._atomic import write_together
+from uniadapter_edu._atomic import companion, settle, write_whole
 from uniadapter_edu.backbones import EMBEDDED, TASKS
 from uniadapter_edu.checkpoint import CONFIG_FILE, WEIGHTS_FILE, _read, _read_config
 from uniadapter_edu.config import UniAdapterConfig
@@ -62,7 +62,7 @@ def describe(folder: str | os.PathLike) -> SavedAdapters:
     """What the config of saved adapters says of them. Raises `UniAdapterError` if it cannot be read."""
     folder = Path(folder)
     about = _read_config(folder / CONFIG_FILE)
-    weights, backbone = folder / WEIGHTS_FILE, about["backbone"]
+    weights, backbone = companion(folder, WEIGHTS_FILE, about["weights_sha256"]), about["backbone"]
     tasks = {kind.__name__: task for task, kind in TASKS.items()}
     return SavedAdapters(
         name=folder.name,
@@ -95,9 +95,10 @@ def push_adapters(
     Raises `UniAdapterError` for such files, for a name that the Hub does not take, and if it refuses or cannot be reached.
     """
     folder = Path(folder)
-    _read(folder)
+    about, _ = _read(folder)
+    settle(folder, WEIGHTS_FILE, about["weights_sha256"])
     card = model_card(folder, repo, task=task, data=data, figures=figures)
-    write_together(folder, {CARD: card.encode("utf-8")})
+    write_whole(folder / CARD, card.encode("utf-8"))
 
     def upload(api: HfApi) -> str:
         api.create_repo(repo, private=private, exist_ok=True)

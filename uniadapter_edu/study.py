@@ -19,7 +19,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from uniadapter_edu import viz
-from uniadapter_edu._atomic import write_together
+from uniadapter_edu._atomic import write_json
 from uniadapter_edu._files import data_path
 from uniadapter_edu.accounting import bottleneck_for
 from uniadapter_edu.backbones import load_backbone
@@ -264,7 +264,7 @@ def _finish(part: str, rows: list[Row], rates: dict[str, float], folder: str | P
         "learning_rates": rates,
         "rows": [row.to_dict() for row in rows],
     }
-    write_together(folder, {f"{part}.json": (json.dumps(content, indent=1) + "\n").encode("utf-8")})
+    write_json(Path(folder) / f"{part}.json", content)
     report(part, rows)
     return rows
 

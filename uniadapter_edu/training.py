@@ -11,29 +11,32 @@ the same bits as one that never stopped.
 """
 
 import functools
-import hashlib
 import json
 import math
 import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from uniadapter_edu import together
+from uniadapter_edu._atomic import write_json
 from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.reading import Rows
+from uniadapter_edu.resuming import Checkpoints
 
-CHECKPOINT = "training.safetensors"
+BEGINNING = 10  # steps whose losses say what is usual
 
 
 # ---- settings
@@ -53,7 +56,12 @@ class TrainConfig:
     seed: int = 0  # of the order of rows, the captions, the mismatches and dropout
     precision: str = "auto"  # "fp32", "bf16", or whichever a measurement on this device finds faster
     checkpoint_every: int = 100  # steps; loses a minute at most, and writes little where little trains
+    keep_checkpoints: int = 2  # the newest, and one before it, should somebody need to look further back
+    accumulate: int = 1  # pieces in which a batch goes through the model: less memory, the same losses
+    gradient_checkpointing: bool = False  # compute layers again instead of keeping what they computed
     workers: int = 0  # processes that load data: none, as the rows are in memory and the cores are busy
+    unreadable: str = "stop"  # at a row whose picture is lost or damaged, or "skip": another takes its place
+    explosion: float = 10.0  # stop at so many times the largest loss of the first ten steps; inf goes on
 
     def __post_init__(self):
         wrong = [
@@ -66,7 +74,11 @@ class TrainConfig:
             ("clip_norm", not self.clip_norm > 0, "a positive number (inf clips nothing)"),
             ("precision", self.precision not in ("auto", "fp32", "bf16"), '"auto", "fp32" or "bf16"'),
             ("checkpoint_every", self.checkpoint_every < 1, "at least 1"),
+            ("keep_checkpoints", self.keep_checkpoints < 1, "at least 1"),
+            ("accumulate", not 1 <= self.accumulate <= self.batch_size, "from 1 to batch_size"),
             ("workers", self.workers < 0, "0 or more"),
+            ("unreadable", self.unreadable not in ("stop", "skip"), '"stop" or "skip"'),
+            ("explosion", not self.explosion > 1, "more than 1 (inf never stops)"),
         ]
         for name, is_wrong, expected in wrong:
             if is_wrong:
@@ -110,12 +122,15 @@ def best_precision(device: str = "cpu") -> str:
 @dataclass
 class History:
     """What happened: ``rows``, one dict a step (step, epoch, loss and its parts, lr, seconds), and ``evaluations``, one
-    dict each (step, and what ``evaluate`` returned). ``finished`` is False if the run was stopped before its end."""
+    dict each (step, and what ``evaluate`` returned). ``finished`` is False if the run was stopped before its end.
+    ``skipped`` are the rows of the data set that could not be read, ``waited`` the seconds spent waiting for rows."""
 
     rows: list[dict] = field(default_factory=list)
     evaluations: list[dict] = field(default_factory=list)
     precision: str = "fp32"
     finished: bool = False
+    skipped: list[int] = field(default_factory=list)
+    waited: float = 0.0
 
     def column(self, name: str) -> list:
         """One quantity over all steps, for plotting: ``history.column("loss")``."""
@@ -137,13 +152,22 @@ class History:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON, whole or not at all."""
-        with _whole_or_not_at_all(Path(path)) as draft:
-            draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        try:
+            write_json(path, self.to_dict())
+        except OSError as error:
+            raise UniAdapterError(
+                f"{path} could not be written: {error}", "free some space; the old one is intact."
+            ) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "History":
-        """Read what :meth:`save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what :meth:`save` wrote. Raises `UniAdapterError` if it is something else."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UniAdapterError(
+                f"{path} is no history of training: {error}", "give what History.save wrote."
+            ) from error
 
 
 # ---- the loop
@@ -162,18 +186,24 @@ def train(
     stop: Callable[[History], bool] | None = None,
     progress: bool = True,
 ) -> History:
-    """Train whatever in ``model`` requires a gradient, on one device, in place. Returns the :class:`History`.
+    """Train whatever in ``model`` requires a gradient, in place. Returns the :class:`History`.
+
+    In a script that `accelerate launch` starts in several processes, each takes its part of every batch (of
+    ``config.batch_size`` rows in all), on its own device, and the losses are those of the whole batch: negatives come
+    from all processes, and the numbers are those of one process, but for rounding and for dropout.
 
     ``evaluate(model)`` is called every ``evaluate_every`` steps and at the end; it returns a dict, or metrics with
     ``to_dict()``. ``stop(history)`` is asked after every step and ends the run by returning True.
 
     With a ``folder``, what trains, the optimizer's state and the history are saved there every
     ``config.checkpoint_every`` steps, when stopped, at Ctrl-C (which lets the step in progress finish) and at the end.
-    ``resume=True`` goes on from there if there is such a checkpoint, and else begins; without it an old checkpoint
-    is overwritten. The model must be in the state that it had when the run began, what trains excepted.
+    ``resume=True`` goes on from the newest of these checkpoints if there is one, and else begins; without it old ones
+    are replaced. The model must be in the state that it had when the run began, what trains excepted. Killed at any
+    moment, a run that is resumed ends on the same machine with the same bits.
 
-    Raises :class:`UniAdapterError` if nothing trains, if the loss is not finite (naming the step and the rows of its
-    batch), or if a checkpoint belongs to another run.
+    Raises :class:`UniAdapterError` if nothing trains; if the loss or its gradient is not finite, or explodes (naming the
+    step, the rows of its batch and the last good checkpoint); if a row cannot be read, unless those are to be skipped; if
+    the disk refuses a checkpoint; and if a checkpoint belongs to another run.
     """
     config = config or TrainConfig()
     if getattr(task, "model", model) is not model:
@@ -184,16 +214,17 @@ def train(
             "insert_adapters(model), or choose linear_probe(model), lora(model, rank) or full_fine_tuning(model).",
         )
     run = _Run(task, task.prepare(dataset), config)
-    checkpoint = None if folder is None else _Checkpoint(Path(folder) / CHECKPOINT, run)
-    if checkpoint and resume:
-        checkpoint.load()
+    if folder is not None:
+        run.checkpoints = Checkpoints(folder, run)
+        if resume:
+            run.checkpoints.load()
     if run.history.finished:
         return run.history
 
     was_training = task.training
     task.train()
     try:
-        with _interruptible() as interrupted, torch.random.fork_rng(run.cuda_devices()):
+        with _interruptible() as interrupted, torch.random.fork_rng(run.cuda_devices()), _lean(model, config):
             for outcome in _steps(run, progress):
                 run.history.rows.append(outcome)
                 done = len(run.history.rows)
@@ -202,25 +233,31 @@ def train(
                     run.history.evaluations.append({"step": done, **_as_dict(evaluate(model))})
                     task.train()
                 run.history.finished = last
-                stopped = stop is not None and bool(stop(run.history))
-                pressed = bool(interrupted)
-                if checkpoint and (last or stopped or pressed or done % config.checkpoint_every == 0):
-                    checkpoint.save()
+                stopped = together.anyone(stop is not None and stop(run.history), run.device)
+                pressed = together.anyone(interrupted, run.device)
+                if run.checkpoints and (last or stopped or pressed or done % config.checkpoint_every == 0):
+                    if together.rank() == 0:  # should the disk refuse, the launcher stops the others
+                        run.checkpoints.save()
+                    together.wait()
                 if pressed:
                     raise KeyboardInterrupt(f"stopped after step {done} of {run.steps}")
                 if stopped:
                     break
     finally:
         task.train(was_training)
+    if run.history.skipped and together.rank() == 0:
+        lost = ", ".join(map(str, run.history.skipped[:10])) + (", …" if len(run.history.skipped) > 10 else "")
+        warnings.warn(f"{len(run.history.skipped)} rows could not be read and were skipped: {lost}", stacklevel=2)
     return run.history
 
 
 def _steps(run: "_Run", progress: bool) -> Iterator[dict]:
     """Train step by step, from where the history ends; yields each step's row of the history."""
     first = len(run.history.rows)
-    with tqdm(total=run.steps, initial=first, unit="step", disable=not progress) as bar:
+    with tqdm(total=run.steps, initial=first, unit="step", disable=not progress or together.rank() > 0) as bar:
         started = time.perf_counter()
-        for step, batch in enumerate(run.loader(first), start=first):
+        for step, batch in enumerate(run.batches(first), start=first):
+            run.history.waited += time.perf_counter() - started
             lr = learning_rate_at(step, run.steps, run.config)
             values = _one_step(run, step, batch, lr)
             seconds = time.perf_counter() - started
@@ -234,16 +271,15 @@ def _one_step(run: "_Run", step: int, batch, lr: float) -> dict[str, float]:
     torch.manual_seed(run.config.seed * 1_000_003 + step)  # whatever the forward pass draws follows from the step
     for group in run.optimizer.param_groups:
         group["lr"] = lr * group.get("pace", 1.0)
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.history.precision == "bf16"):
-        outputs = run.task(batch)
-    values = {name: value.item() for name, value in outputs.items()}
-    if not math.isfinite(values["loss"]):
-        raise UniAdapterError(
-            f"the loss is {values['loss']} at step {step + 1}, with rows {run.rows_of(step)} of the data set",
-            "look at these rows; if they are sound, lower learning_rate or set precision='fp32'.",
-        )
-    run.accelerator.backward(outputs["loss"])
-    run.accelerator.clip_grad_norm_(list(run.trainable.values()), run.config.clip_norm)
+    values: dict[str, Tensor] = {}
+    for outputs in run.parts(batch):
+        values = {name: values.get(name, 0) + value.detach() for name, value in outputs.items()}
+        run.accelerator.backward(outputs["loss"])
+    values = {name: together.mean(value).item() for name, value in values.items()}
+    run.check("loss", values["loss"], step, run.usual_loss() * run.config.explosion)
+    run.average_gradients()
+    norm = run.accelerator.clip_grad_norm_(list(run.trainable.values()), run.config.clip_norm)
+    run.check("norm of the gradient", float(norm), step)  # a step along NaN would leave nothing to save
     run.optimizer.step()
     run.optimizer.zero_grad()
     return values
@@ -254,17 +290,32 @@ class _Run:
 
     def __init__(self, task: nn.Module, rows, config: TrainConfig):
         self.config, self.rows = config, rows
+        self.checkpoints: Checkpoints | None = None
         # Precision is not accelerate's to know here: it is fixed once a process there, and runs with different
         # precisions are compared here in one process.
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
+        self.task = task.to(self.device)
         self.trainable = task.trainable()
+        together.agree_on(self.trainable | self.extra_state())
         optimizer = torch.optim.AdamW(_parameter_groups(self.trainable, config.weight_decay), lr=config.learning_rate)
-        self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
+        # Gradients are averaged here and not by DistributedDataParallel: it would rename the parameters, and waits for
+        # gradients of all of them, which not every batch gives.
+        self.optimizer = self.accelerator.prepare(optimizer)
         precision = best_precision(self.device.type) if config.precision == "auto" else config.precision
         self.history = History(precision=precision)
         # Whole batches only: the contrastive loss of a small one is another loss. Each epoch leaves other rows over.
         self.batch_size = min(config.batch_size, len(rows))
+        if self.batch_size % together.processes():
+            raise UniAdapterError(
+                f"{together.processes()} processes cannot share a batch of {self.batch_size} rows evenly",
+                "choose a batch_size that is a multiple of their number, and have as many rows.",
+            )
+        if config.accumulate > 1 and not hasattr(task, "in_pieces"):
+            raise UniAdapterError(
+                f"{type(task).__name__} cannot take a batch in {config.accumulate} pieces: it has no in_pieces",
+                "set accumulate=1, or use one of the tasks here.",
+            )
         self.steps_per_epoch = len(rows) // self.batch_size
         self.steps = config.steps or config.epochs * self.steps_per_epoch
 
@@ -278,12 +329,66 @@ class _Run:
         start = step % self.steps_per_epoch * self.batch_size
         return order[start : start + self.batch_size].tolist()
 
-    def loader(self, first: int):
-        keys = _Keys(self, first)
-        loader = DataLoader(
-            _Rows(self.rows), batch_sampler=keys, collate_fn=self.task.collate, num_workers=self.config.workers
+    def parts(self, batch) -> Iterator[dict[str, Tensor]]:
+        """What the task makes of a batch, in as many parts as are to be accumulated; their losses add up."""
+        if self.config.accumulate > 1:
+            outputs = self.task.in_pieces(batch, self.config.accumulate)
+        else:
+            outputs = (self.task(each) for each in [batch])
+        while True:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.history.precision == "bf16"):
+                part = next(outputs, None)
+            if part is None:
+                return
+            yield part
+
+    def average_gradients(self) -> None:
+        """Over all processes: each has the gradient through its own part of the batch (see `together`)."""
+        if together.processes() > 1:
+            for _, p in sorted(self.trainable.items()):
+                p.grad = together.mean(torch.zeros_like(p) if p.grad is None else p.grad)
+
+    def usual_loss(self) -> float:
+        """The largest loss of the first steps; as large as can be while there are too few."""
+        first = self.history.rows[:BEGINNING]
+        return max(abs(row["loss"]) for row in first) if len(first) == BEGINNING else math.inf
+
+    def check(self, what: str, value: float, step: int, limit: float = math.inf) -> None:
+        """Raise `UniAdapterError` unless ``value`` is finite and at most ``limit``."""
+        if math.isfinite(value) and value <= limit:
+            return
+        self.optimizer.zero_grad()
+        usual = f" (stopped above {limit:.4g})" if math.isfinite(value) else ""
+        last_good = self.checkpoints.last_good() if self.checkpoints else "; no folder for checkpoints was given"
+        raise UniAdapterError(
+            f"the {what} is {value:.4g} at step {step + 1}{usual}, with rows {self.rows_of(step)} of the data set{last_good}",
+            "look at these rows; if they are sound, lower learning_rate or set precision='fp32', "
+            "and go on from the checkpoint with load_trained(task, checkpoint) in a new folder.",
         )
-        return self.accelerator.prepare(loader)  # moves the batches to the device
+
+    def batches(self, first: int) -> Iterator:
+        """The collated batch of each step from ``first`` on, on the device."""
+        read = getattr(self.task, "read", lambda row: row)
+        rows = Rows(self.rows, read, self.config.unreadable == "skip", self.config.seed)
+        loader = DataLoader(
+            rows,
+            batch_sampler=_Keys(self, first),
+            collate_fn=self._collate,
+            num_workers=self.config.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        for batch, lost in loader:
+            if isinstance(lost, UniAdapterError):
+                raise lost
+            if self.config.unreadable == "skip":
+                ours = torch.tensor([[*lost, -1]], device=self.device)
+                lost = set(together.gather_padded(ours, fill=-1).flatten().tolist()) - {-1}
+                self.history.skipped = sorted({*self.history.skipped, *lost})
+            yield send_to_device(batch, self.device)
+
+    def _collate(self, found: tuple[list[dict], list[int] | UniAdapterError]) -> tuple:
+        rows, lost = found
+        return self.task.collate(rows) if rows else None, lost
 
     def extra_state(self) -> dict[str, Tensor]:
         return self.task.extra_state() if hasattr(self.task, "extra_state") else {}
@@ -303,18 +408,8 @@ class _Keys:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.first, self.run.steps):
-            yield [(self.run.epoch_of(step), row) for row in self.run.rows_of(step)]
-
-
-class _Rows(torch.utils.data.Dataset):
-    """Rows by (epoch, row): each says what it is, so that the task can draw by it."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        epoch, index = key
-        return {**self.rows[index], "epoch": epoch, "index": index}
+            own = len(rows := self.run.rows_of(step)) // together.processes()  # this process's part
+            yield [(self.run.epoch_of(step), row) for row in rows[together.rank() * own :][:own]]
 
 
 def _parameter_groups(trainable: dict[str, nn.Parameter], weight_decay: float) -> list[dict]:
@@ -328,6 +423,36 @@ def _parameter_groups(trainable: dict[str, nn.Parameter], weight_decay: float) -
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     groups += [{"params": [p], "weight_decay": 0.0, "pace": abs(p.item()) or 1.0} for p in parameters if p.ndim == 0]
     return [group for group in groups if group["params"]]
+
+
+@contextmanager
+def _lean(model: nn.Module, config: TrainConfig) -> Iterator[None]:
+    """The layers of a transformers model keep nothing for backward, if so wanted: they are computed again."""
+    if not config.gradient_checkpointing:
+        yield
+        return
+    if not hasattr(model, "gradient_checkpointing_enable"):
+        raise UniAdapterError(
+            f"{type(model).__name__} cannot compute its layers again for the gradients",
+            "set gradient_checkpointing=False, or use a model of transformers'.",
+        )
+    with _old_names():
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if getattr(model, "_require_grads_hook", None) is not None:
+        model.disable_input_require_grads()  # BLIP changes its embeddings in place, which must not require gradients
+    try:
+        yield
+    finally:
+        with _old_names():
+            model.gradient_checkpointing_disable()
+
+
+@contextmanager
+def _old_names() -> Iterator[None]:
+    """The names of methods that every tested version of transformers knows, and the newest only with a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _as_dict(result) -> dict:
@@ -353,114 +478,3 @@ def _interruptible() -> Iterator[list]:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, previous if previous is not None else signal.SIG_DFL)
-
-
-# ---- stop and go on
-
-
-class _Checkpoint:
-    """What a run needs to go on, in ONE safetensors file: what trains or else changes, the optimizer's moments, and as
-    JSON in its header the settings and the history. accelerate's own ``save_state`` pickles the optimizer and the
-    random states, and a pickle can run code while it is opened.
-    """
-
-    def __init__(self, path: Path, run: _Run):
-        self.path, self.run = path, run
-        self.changing = run.trainable | run.extra_state()
-        self.identity = {
-            "config": asdict(replace(run.config, checkpoint_every=1, workers=0)),  # no number depends on these two
-            "rows": len(run.rows),
-            "trainable": {name: list(t.shape) for name, t in self.changing.items()},
-            "frozen weights": _digest({n: p for n, p in run.task.named_parameters() if n not in self.changing}),
-        }
-
-    def save(self) -> None:
-        tensors = {f"parameter.{name}": t for name, t in self.changing.items()}
-        for name, p in self.run.trainable.items():
-            tensors |= {f"optimizer.{key}.{name}": value for key, value in self._state()[p].items()}
-        header = json.dumps({"identity": self.identity, "history": self.run.history.to_dict()})
-        with _whole_or_not_at_all(self.path) as draft:
-            tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-            save_file(tensors, draft, metadata={"training": header})
-
-    @torch.no_grad()
-    def load(self) -> None:
-        if not self.path.exists():
-            return
-        tensors, header = self._read()
-        self._check(header["identity"])
-        for name, t in self.changing.items():
-            t.copy_(tensors[f"parameter.{name}"])
-        keys = "step", "exp_avg", "exp_avg_sq"  # AdamW counts steps on the CPU and keeps its moments by the weights
-        for name, p in self.run.trainable.items():
-            saved = {key: tensors.get(f"optimizer.{key}.{name}") for key in keys}
-            self._state()[p] = {
-                key: value if key == "step" else value.to(p.device) for key, value in saved.items() if value is not None
-            }
-        self.run.history = History.from_dict(header["history"])
-
-    def _state(self) -> dict:
-        return self.run.optimizer.optimizer.state  # inside accelerate's wrapper
-
-    def _read(self) -> tuple[dict[str, Tensor], dict]:
-        try:
-            with safe_open(self.path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["training"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UniAdapterError(
-                f"{self.path} is not a readable checkpoint: {error}", "delete it and train from the start."
-            ) from error
-
-    def _check(self, saved: dict) -> None:
-        differences = list(_differences(saved, self.identity))
-        if differences:
-            raise UniAdapterError(
-                f"{self.path} belongs to another run: {'; '.join(differences)}",
-                "use the settings, data and model that it began with, or another folder.",
-            )
-
-
-def _differences(saved: dict, now: dict) -> Iterator[str]:
-    for name, value in now["config"].items():
-        if saved["config"].get(name) != value:
-            yield f"{name} was {saved['config'].get(name)!r} and is {value!r}"
-    if saved["rows"] != now["rows"]:
-        yield f"the data set had {saved['rows']} rows and has {now['rows']}"
-    changed = {name for name, _ in _items(saved["trainable"]) ^ _items(now["trainable"])}
-    if changed:
-        yield f"different parameters train or have other shapes ({len(changed)}, one is {min(changed)})"
-    elif saved["frozen weights"] != now["frozen weights"]:
-        yield "the frozen weights are others"
-
-
-def _items(shapes: dict) -> set:
-    return {(name, tuple(shape)) for name, shape in shapes.items()}
-
-
-def _digest(parameters: dict[str, nn.Parameter]) -> str:
-    """SHA-256 of names and bytes."""
-    sha = hashlib.sha256()
-    for name, p in sorted(parameters.items()):
-        sha.update(name.encode())
-        sha.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return sha.hexdigest()
-
-
-@contextmanager
-def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
-    """Gives a draft to write; it replaces ``path`` only once it is on the disk whole."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        with open(draft, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except (OSError, SafetensorError) as error:
-        raise UniAdapterError(
-            f"{path} could not be written: {error}",
-            "free some space, or choose another folder; the old file is intact.",
-        ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)

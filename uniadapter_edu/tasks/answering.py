@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.losses import at_least_float32, language_loss
-from uniadapter_edu.metrics import plain
+from uniadapter_edu.metrics import plain, vqa_accuracy
+from uniadapter_edu.reading import is_text
 from uniadapter_edu.tasks.language import LanguageTask, blocks, check_class, decode, log_likelihood, say, to_say
 from uniadapter_edu.tasks.retrieval import (
     IMAGES,
@@ -64,13 +65,17 @@ class AnsweringTask(LanguageTask):
             "answer_mask": answer_mask,
         }
 
-    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of :meth:`collate` -> ``loss``, a scalar: the mean over answers of -log p(answer), as BLIP has it."""
+    def summed(self, batch: dict[str, Tensor]) -> Tensor:
+        """-log p(answer), summed over answers."""
         tokens = self.medium.tokens(self.model, normalize(self.processor, batch["pixels"]))
         mask, ids, answer_mask = batch["attention_mask"], batch["answer_ids"], batch["answer_mask"]
         states = encode_questions(self.model, tokens, batch["input_ids"], mask)
         logits = decode(self.model, states, mask, ids, answer_mask)
-        return {"loss": language_loss(logits, ids, answer_mask, self.smoothing).sum(1).mean()}
+        return language_loss(logits, ids, answer_mask, self.smoothing).sum()
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        """The answers."""
+        return torch.tensor(len(batch["answer_ids"]), device=batch["answer_ids"].device)
 
 
 def encode_questions(model: nn.Module, tokens: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -195,7 +200,8 @@ class AnsweringMetrics:
 
     ``accuracy``: generated answers that are the right one word for word, but for capitals, accents and punctuation.
     ``ranked``: the same of the best candidate, or None where there were no candidates. ``by_kind`` and ``ranked_by_kind``
-    hold both for each value of the column ``kind``, and are empty where there is none.
+    hold both for each value of the column ``kind``, and are empty where there is none. ``vqa`` is the VQA accuracy of the
+    generated answers (`metrics.vqa_accuracy`) where the column ``answers`` holds what several people said.
     """
 
     accuracy: float
@@ -203,6 +209,7 @@ class AnsweringMetrics:
     by_kind: dict[str, float]
     ranked: float | None = None
     ranked_by_kind: dict[str, float] | None = None
+    vqa: float | None = None
 
     def to_dict(self) -> dict:
         """A plain dict for JSON."""
@@ -217,6 +224,7 @@ class AnsweringMetrics:
         lines = [f"{f'{self.questions} questions, % right':<28}  generated  ranked"]
         lines.append(self._row("all", self.accuracy, self.ranked))
         lines += [self._row(kind, value, (self.ranked_by_kind or {}).get(kind)) for kind, value in self.by_kind.items()]
+        lines += [] if self.vqa is None else [self._row("VQA accuracy", self.vqa, None)]
         return "\n".join(lines)
 
     @staticmethod
@@ -252,7 +260,10 @@ def evaluate_answering(
         )[0][:, 0]
         scores.append(_share([plain(candidates[i]) == truth for i, truth in zip(best.tolist(), truths)], kinds))
     (accuracy, by_kind), (ranked, ranked_by_kind) = scores[0], scores[1] if len(scores) > 1 else (None, None)
-    return AnsweringMetrics(accuracy, len(truths), by_kind, ranked, ranked_by_kind)
+    vqa = None
+    if "answers" in _columns(dataset):
+        vqa = sum(map(vqa_accuracy, said, _column(dataset, "answers"))) / len(said)
+    return AnsweringMetrics(accuracy, len(truths), by_kind, ranked, ranked_by_kind, vqa)
 
 
 def _share(right: list[bool], kinds: list[str] | None) -> tuple[float, dict[str, float]]:
@@ -278,7 +289,7 @@ def check_questions(dataset, medium: Images = IMAGES) -> None:
     check_columns(dataset, medium, COLUMNS)
     for name in COLUMNS:
         for i, text in enumerate(_column(dataset, name)):
-            if not isinstance(text, str) or not plain(text):
+            if not is_text(text) or not plain(text):
                 raise UniAdapterError(
                     f"{name} of row {i} is {text!r}, expected a str with at least one word",
                     "leave out rows without a question or an answer.",

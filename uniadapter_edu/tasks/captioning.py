@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from torch import Tensor, nn
 
 from uniadapter_edu.losses import language_loss
-from uniadapter_edu.metrics import plain
+from uniadapter_edu.metrics import cider, plain
 from uniadapter_edu.tasks.language import LanguageTask, blocks, check_class, decode, say, to_say
 from uniadapter_edu.tasks.retrieval import (
     IMAGES,
@@ -42,12 +42,15 @@ class CaptioningTask(LanguageTask):
         input_ids, attention_mask = to_say(self.model, self.processor, self.draw_captions(examples))
         return {"pixels": self.pixels(examples), "input_ids": input_ids, "attention_mask": attention_mask}
 
-    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of :meth:`collate` -> ``loss``, a scalar: the mean over tokens of -log p(token), as BLIP has it."""
+    def summed(self, batch: dict[str, Tensor]) -> Tensor:
+        """-log p(token), summed over the tokens of all captions."""
         tokens = self.medium.tokens(self.model, normalize(self.processor, batch["pixels"]))
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        losses = language_loss(decode(self.model, tokens, None, ids, mask), ids, mask, self.smoothing)
-        return {"loss": losses.sum() / mask[:, 1:].sum()}
+        return language_loss(decode(self.model, tokens, None, ids, mask), ids, mask, self.smoothing).sum()
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        """The tokens that are to be said."""
+        return batch["attention_mask"][:, 1:].sum()
 
 
 def caption(
@@ -81,13 +84,15 @@ class CaptioningMetrics:
 
     ``exact``: the share that are one of the picture's captions, word for word but for capitals, accents and punctuation.
     ``bleu``: corpus BLEU (sacrebleu) against all of them. ``facts``: for each fact that a judge knows, the share of
-    pictures having it whose caption has it right; empty without a judge.
+    pictures having it whose caption has it right; empty without a judge. ``cider``: CIDEr-D (`metrics.cider`), from 0 to
+    10, where it was asked for.
     """
 
     exact: float
     bleu: float
     pictures: int
     facts: dict[str, float]
+    cider: float | None = None
 
     def to_dict(self) -> dict:
         """A plain dict for JSON."""
@@ -101,6 +106,7 @@ class CaptioningMetrics:
     def __str__(self) -> str:
         rows = {"exact match": self.exact, "BLEU": self.bleu} | {f"right {k}": v for k, v in self.facts.items()}
         lines = [f"{f'{self.pictures} pictures':<28}      %"]
+        rows |= {} if self.cider is None else {"CIDEr-D": self.cider}
         return "\n".join(lines + [f"{name:<28}  {100 * value:5.1f}" for name, value in rows.items()])
 
 
@@ -112,18 +118,20 @@ def evaluate_captioning(
     beams: int = 1,
     batch_size: int = 64,
     medium: Images = IMAGES,
+    with_cider: bool = False,
 ) -> CaptioningMetrics:
     """Caption every picture of ``dataset`` and compare with its captions.
 
     ``judge(caption, row)`` says of a row, its picture aside, which facts the caption has right, as `worlds.facts.right`
-    does of the emoji world's.
+    does of the emoji world's. ``with_cider``: score by CIDEr-D, too, which is for captions that people wrote.
     """
     check_dataset(dataset, medium)
     said = caption(model, processor, dataset, beams, batch_size, medium=medium)
     references = [[plain(text) for text in own] for own in _column(dataset, "captions")]
     exact = [plain(text) in own for text, own in zip(said, references)]
     facts = {} if judge is None else _judged(judge, said, dataset, medium)
-    return CaptioningMetrics(sum(exact) / len(exact), bleu(said, references), len(said), facts)
+    consensus = cider(said, references) if with_cider else None
+    return CaptioningMetrics(sum(exact) / len(exact), bleu(said, references), len(said), facts, consensus)
 
 
 def bleu(said: Sequence[str], references: Sequence[Sequence[str]]) -> float:

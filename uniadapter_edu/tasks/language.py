@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from uniadapter_edu import together
 from uniadapter_edu.backbones import TASKS
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.insertion import masks_obeyed
@@ -30,6 +31,25 @@ class LanguageTask(Task):
         super().__init__(model, processor, seed)
         check_class(model, self.backbone)
         self.medium = medium
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch of the task's ``collate`` -> ``loss``, a scalar: the mean of -log p over tokens (captions) or texts
+        (answers), as BLIP has it; over those of all processes, where several train together."""
+        return next(self.in_pieces(batch, 1))
+
+    def in_pieces(self, batch: dict[str, Tensor], pieces: int) -> Iterator[dict[str, Tensor]]:
+        """The same loss in the memory of a piece of the batch: yields its parts, which add up to it."""
+        count = together.mean(self.count(batch).float())
+        for own in torch.arange(len(batch["pixels"])).chunk(pieces):
+            yield {"loss": self.summed({name: values[own] for name, values in batch.items()}) / count}
+
+    def summed(self, batch: dict[str, Tensor]) -> Tensor:
+        """The sum of -log p over all that the loss is a mean of."""
+        raise NotImplementedError
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        """Of how many the loss is a mean."""
+        raise NotImplementedError
 
     @property
     def smoothing(self) -> float:

@@ -8,6 +8,7 @@ Data is a ``datasets.Dataset`` (or a list of dicts) with the columns ``image`` (
 What an image is, only `Images` knows; `video_retrieval` puts clips in its place, and all else is the same.
 """
 
+import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,10 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu import together
+from uniadapter_edu.errors import UniAdapterError, UnreadableError
 from uniadapter_edu.insertion import folded_texts, frame_weights
-from uniadapter_edu.losses import at_least_float32, contrastive_loss, hard_negatives, matching_loss
+from uniadapter_edu.losses import IGNORED, at_least_float32, contrastive_loss, hard_negatives, matching_loss
 from uniadapter_edu.metrics import RetrievalMetrics
+from uniadapter_edu.reading import is_text, readable
 
 MAX_TOKENS = 35  # what BLIP's retrieval cuts captions to
 TEMPERATURE = 0.07, 0.001, 0.5  # BLIP's start, lower and upper bound
@@ -137,15 +140,24 @@ class Task(nn.Module):
     def prepare(self, dataset) -> Sequence[dict]:
         """``dataset`` itself, or its rows with all pixels resized and held in memory if they take at most 256 MB."""
         self.check(dataset)
-        size = self.medium.pixels(self.processor, [dataset[0]]).numel()
+        size = _first_pixels(self.processor, dataset, self.medium).numel()
         fits = size * len(dataset) <= CACHE_BYTES
         return CachedRows(self.processor, dataset, self.medium, self.columns) if fits else dataset
 
+    def read(self, row: dict) -> dict:
+        """A row with ``pixels`` in place of its picture: a damaged one fails here, by itself, and not in a batch."""
+        if "pixels" in row:
+            return row
+        pixels = self.medium.pixels(self.processor, [row])[0]
+        return {name: value for name, value in row.items() if name != self.medium.column} | {"pixels": pixels}
+
     def pixels(self, examples: Sequence[dict]) -> Tensor:
-        """The pixels of B rows, uint8, as they were kept or as the rows' pictures give them."""
-        if "pixels" in examples[0]:
-            return torch.stack([row["pixels"] for row in examples])
-        return self.medium.pixels(self.processor, examples)
+        """The pixels of B rows, uint8, as they were read or kept, or as the rows' pictures give them."""
+        if "pixels" not in examples[0]:
+            return self.medium.pixels(self.processor, examples)
+        for row in examples:
+            _check_shape(row["pixels"], examples[0]["pixels"], f"row {row.get('index')}")
+        return torch.stack([row["pixels"] for row in examples])
 
     def draw_captions(self, examples: Sequence[dict]) -> list[str]:
         """One caption for each row, the same whenever the row comes up in the same epoch."""
@@ -182,44 +194,151 @@ class RetrievalTask(Task):
 
     def collate(self, examples: Sequence[dict]) -> dict[str, Tensor]:
         """Rows of a data set -> a batch: ``pixels`` (B, 3, H, W) uint8, ``input_ids`` and ``attention_mask`` (B, T),
-        ``same`` (B, B) bool.
+        ``same`` (B, B) bool; and by which that is known, ``row`` and ``text`` (B,), ``texts`` (B, most of a row).
 
         One caption is drawn per image, by ``seed`` and the row's ``index`` and ``epoch`` (0 where missing). ``same``
         marks text j as fitting image i where it is one of image i's captions, word for word, or i and j are one row.
         """
-        rows, texts = [row.get("index", i) for i, row in enumerate(examples)], self.draw_captions(examples)
-        captions = [set(row["captions"]) for row in examples]
-        same = [[texts[j] in captions[i] or rows[i] == rows[j] for j in range(len(rows))] for i in range(len(rows))]
+        texts = self.draw_captions(examples)
         input_ids, attention_mask = tokenize(self.processor, texts)
+        known = {
+            "row": torch.tensor([row.get("index", i) for i, row in enumerate(examples)]),
+            "text": torch.tensor([_number(text) for text in texts]),
+            "texts": nn.utils.rnn.pad_sequence(
+                [torch.tensor([_number(text) for text in row["captions"]]) for row in examples], batch_first=True
+            ),
+        }
         return {
             "pixels": self.pixels(examples),
             "input_ids": input_ids,
             "attention_mask": attention_mask,
-            "same": torch.tensor(same),
+            "same": _same(**known),
+            **known,
         }
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of :meth:`collate` -> scalars: ``loss`` = ``itc`` + ``itm``, and the ``temperature`` used."""
-        with torch.no_grad():
-            self.temperature.clamp_(*TEMPERATURE[1:])
-        input_ids, attention_mask, same = batch["input_ids"], batch["attention_mask"], batch["same"]
-        pixel_values = normalize(self.processor, batch["pixels"])
-        tokens, image_features, frame_features = self.medium.encode(self.model, pixel_values)
-        text_features = encode_texts(self.model, input_ids, attention_mask)
-        itc = self.contrast(batch, image_features, text_features)
+        """A batch of :meth:`collate` -> scalars: ``loss`` = ``itc`` + ``itm``, and the ``temperature`` used.
 
-        similarity = (image_features @ text_features.T / self.temperature).detach()  # (B images, B texts)
-        negatives, mismatch = hard_negatives(similarity, same, self.hardness)  # (B, 2) each
-        own = torch.arange(len(tokens), device=tokens.device)[:, None]  # (B, 1)
-        texts = torch.cat([own, negatives], dim=1)  # (B, 3): its own, the text it draws, the text that drew it
-        w = self.medium.weights(self.model, text_features[texts], frame_features)  # (B, 3, F) or None
-        logits = match(self.model, tokens, input_ids[texts], attention_mask[texts], w)  # (B, 3, 2)
-        itm = matching_loss(logits, torch.cat([torch.ones_like(own), mismatch], dim=1))
+        Where several processes train together (`together`), the losses are those of all their batches as one.
+        """
+        self.bound_temperature()
+        tokens, images, frames, texts = self.encode(batch)
+        itc, pairs = self.contrast_and_draw(batch, images, texts)
+        itm = self.matching(tokens, frames, pairs, range(len(tokens)))
         return {"loss": itc + itm, "itc": itc, "itm": itm, "temperature": self.temperature.detach().clone()}
 
-    def contrast(self, batch: dict[str, Tensor], image_features: Tensor, text_features: Tensor) -> Tensor:
-        """The contrastive loss of a batch's images and texts (B, P) against each other: a scalar."""
-        return contrastive_loss(image_features, text_features, self.temperature, batch["same"])
+    def in_pieces(self, batch: dict[str, Tensor], pieces: int) -> Iterator[dict[str, Tensor]]:
+        """The same loss in the memory of a piece of the batch: yields parts of :meth:`loss`, which add up to it.
+
+        The contrastive loss needs the features of the whole batch, but not what they were computed from. So all pieces
+        are encoded without gradients; the gradient of the loss by each feature is found; and then each piece is encoded
+        again, and its features pulled along theirs (Gao et al., 2021). Matching needs of other pieces only token ids.
+        This is exact but for dropout: each piece draws its own, the same in both passes, and not what a whole batch would.
+        """
+        self.bound_temperature()
+        seed, rows = torch.initial_seed(), torch.arange(len(batch["pixels"])).chunk(pieces)
+        parts = [{name: batch[name][own] for name in ("pixels", "input_ids", "attention_mask")} for own in rows]
+        with torch.no_grad():
+            features = [self._encode_again(part, seed + i)[1::2] for i, part in enumerate(parts)]
+        images, texts = (torch.cat(kind).requires_grad_() for kind in zip(*features))
+        torch.manual_seed(seed)  # and the draw of mismatches, the same as without pieces
+        itc, pairs = self.contrast_and_draw(batch, images, texts)
+        itc, pull = itc.detach(), _gradients(itc, (images, texts, self.temperature))
+        for i, (part, own) in enumerate(zip(parts, rows)):
+            tokens, image, frames, text = self._encode_again(part, seed + i)
+            itm = self.matching(tokens, frames, pairs, own.tolist())
+            along = (
+                (image * pull[0][own]).sum()
+                + (text * pull[1][own]).sum()
+                + (self.temperature * pull[2] if i == 0 else 0)
+            )
+            share = len(own) / len(images)
+            # Worth nothing, but with the gradient of the contrastive loss.
+            loss = itm + along - along.detach() + itc * share
+            yield {"loss": loss, "itc": itc * share, "itm": itm, "temperature": self.temperature.detach() * share}
+
+    def _encode_again(self, part: dict[str, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        torch.manual_seed(seed)  # dropout, the same at both times
+        return self.encode(part)
+
+    def bound_temperature(self) -> None:
+        """τ, back between its bounds."""
+        with torch.no_grad():
+            self.temperature.clamp_(*TEMPERATURE[1:])
+
+    def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Images' tokens (B, N, D), features (B, P) and those of each frame, if they are clips; texts' features (B, P)."""
+        images = self.medium.encode(self.model, normalize(self.processor, batch["pixels"]))
+        return *images, encode_texts(self.model, batch["input_ids"], batch["attention_mask"])
+
+    def contrast_and_draw(self, batch: dict[str, Tensor], images: Tensor, texts: Tensor) -> tuple[Tensor, "_Pairs"]:
+        """From features (B, P) of a batch: its contrastive loss, and with which texts each image is to be matched."""
+        images, texts = (
+            together.gather(images),
+            together.gather(texts),
+        )  # (G, P): of all processes, if there are several
+        same, generator = batch["same"], None
+        if together.processes() > 1:
+            known = {name: together.gather(batch[name]) for name in ("row", "text")}
+            same = _same(**known, texts=together.gather_padded(batch["texts"]))
+            generator = torch.Generator().manual_seed(torch.initial_seed())  # the same draws everywhere
+        itc = self.contrast(batch, images, texts, same)
+        similarity = (images @ texts.T / self.temperature).detach()  # (G images, G texts)
+        negatives, mismatch = hard_negatives(similarity, same, self.hardness, generator)  # (G, 2) each
+        own = torch.arange(len(images), device=images.device)[:, None]  # (G, 1)
+        return itc, _Pairs(
+            texts=torch.cat([own, negatives], dim=1),  # (G, 3): its own, the text it draws, the text that drew it
+            labels=torch.cat([torch.ones_like(own), mismatch], dim=1),
+            features=texts.detach(),
+            input_ids=together.gather_padded(batch["input_ids"]),
+            attention_mask=together.gather_padded(batch["attention_mask"]),
+        )
+
+    def matching(self, tokens: Tensor, frames: Tensor | None, pairs: "_Pairs", rows: Sequence[int]) -> Tensor:
+        """The share of some rows of this process in the matching loss of the whole batch; of all rows, all of it."""
+        start = together.rank() * (len(pairs.texts) // together.processes())
+        rows = torch.tensor([start + row for row in rows], device=tokens.device)
+        texts, labels = pairs.texts[rows], pairs.labels[rows]  # (B, 3) each
+        w = self.medium.weights(self.model, pairs.features[texts], frames)  # (B, 3, F) or None
+        logits = match(self.model, tokens, pairs.input_ids[texts], pairs.attention_mask[texts], w)  # (B, 3, 2)
+        loss = matching_loss(logits, labels)
+        if len(rows) == len(pairs.texts):
+            return loss
+        # The mean over processes of what their rows sum up to must be the mean over the pairs of all.
+        counted = (labels != IGNORED).sum() / (pairs.labels != IGNORED).sum()
+        return loss * counted * together.processes()
+
+    def contrast(self, batch: dict[str, Tensor], images: Tensor, texts: Tensor, same: Tensor) -> Tensor:
+        """The contrastive loss of images and texts (B, P) against each other, ``same`` (B, B): a scalar."""
+        return contrastive_loss(images, texts, self.temperature, same)
+
+
+@dataclass
+class _Pairs:
+    """Which texts each image of a batch is matched with, (B, 3) of ``texts`` and ``labels``, and what is known of texts."""
+
+    texts: Tensor
+    labels: Tensor
+    features: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+def _number(text: str) -> int:
+    """A number for a text, the same in every process, and another one for every other text; never 0."""
+    return 1 + int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:7], "big")
+
+
+def _same(row: Tensor, text: Tensor, texts: Tensor) -> Tensor:
+    """(B, B) bool: whether text j is one of the texts of image i, or is of the same row."""
+    return (texts[:, :, None] == text).any(1) | (row[:, None] == row)
+
+
+def _gradients(value: Tensor, of: Sequence[Tensor]) -> list[Tensor]:
+    """By each; 0 where it does not require one."""
+    wanted = [x for x in of if x.requires_grad]
+    found = dict(zip(map(id, wanted), torch.autograd.grad(value, wanted)))
+    return [found.get(id(x), torch.zeros_like(x)) for x in of]
 
 
 class CachedRows:
@@ -227,12 +346,26 @@ class CachedRows:
 
     def __init__(self, processor, dataset, medium: Images, columns: Sequence[str] = ("captions",)):
         self.columns = {name: _column(dataset, name) for name in columns}
-        self.pixels = torch.cat(list(_pixel_blocks(processor, dataset, 64, medium)))  # (N, 3, H, W) uint8
+        self.lost: dict[int, UnreadableError] = {}  # what is wrong with the rows that cannot be read
+        self.pixels = torch.stack(list(self._each(processor, dataset, medium)))  # (N, 3, H, W) uint8
+
+    def _each(self, processor, dataset, medium: Images) -> Iterator[Tensor]:
+        first = _first_pixels(processor, dataset, medium)
+        for i in range(len(dataset)):
+            try:
+                with readable(i):
+                    pixels = medium.pixels(processor, [dataset[i]])[0]
+            except UnreadableError as error:
+                self.lost[i], pixels = error, torch.zeros_like(first)
+            _check_shape(pixels, first, f"row {i}")
+            yield pixels
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, i: int) -> dict:
+        if i in self.lost:
+            raise self.lost[i]
         return {"pixels": self.pixels[i], **{name: values[i] for name, values in self.columns.items()}}
 
 
@@ -428,7 +561,7 @@ def check_dataset(dataset, medium: Images = IMAGES) -> None:
     """
     check_columns(dataset, medium, {"captions": "a list of str"})
     for i, texts in enumerate(_column(dataset, "captions")):
-        if isinstance(texts, str) or not texts:
+        if not isinstance(texts, (list, tuple)) or not texts or not all(map(is_text, texts)):
             raise UniAdapterError(
                 f"captions of row {i} is {texts!r}, expected a list of at least one str",
                 "put single captions into a list, and leave out images without any.",
@@ -454,16 +587,31 @@ def _column(dataset, name: str) -> list:
     return list(dataset[name]) if hasattr(dataset, "column_names") else [row[name] for row in dataset]
 
 
+def _first_pixels(processor, dataset, medium: Images) -> Tensor:
+    """The pixels of the first row that can be read."""
+    for i in range(len(dataset)):
+        try:
+            with readable(i):
+                return medium.pixels(processor, [dataset[i]])[0]
+        except UnreadableError as error:
+            lost = error
+    raise lost
+
+
+def _check_shape(pixels: Tensor, first: Tensor, which: str) -> None:
+    if pixels.shape != first.shape:
+        raise UniAdapterError(
+            f"{which} has pixels of shape {tuple(pixels.shape)}, others have {tuple(first.shape)}",
+            "give every clip as many frames.",
+        )
+
+
 def _pixel_blocks(processor, images, batch_size: int, medium: Images) -> Iterator[Tensor]:
-    shape = None
+    first = None
     for start in range(0, len(images), batch_size):
         pixels = medium.pixels(processor, [images[i] for i in range(start, min(start + batch_size, len(images)))])
-        if shape not in (None, pixels.shape[1:]):
-            raise UniAdapterError(
-                f"rows from {start} on have pixels of shape {tuple(pixels.shape[1:])}, those before {tuple(shape)}",
-                "give every clip as many frames.",
-            )
-        shape = pixels.shape[1:]
+        first = pixels[0] if first is None else first
+        _check_shape(pixels[0], first, f"row {start}")
         yield pixels
 
 

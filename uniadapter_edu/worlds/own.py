@@ -1,6 +1,5 @@
 """Your own pictures and your own words, in the form in which every task here reads them."""
 
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,9 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from uniadapter_edu.backbones import abridged
-from uniadapter_edu.errors import UniAdapterError
+from uniadapter_edu.errors import UniAdapterError, UnreadableError
+from uniadapter_edu.reading import DAMAGED, is_text
+from uniadapter_edu.worlds.annotations import read_csv
 
 FEATURES = Features({"image": Image(), "captions": List(Value("string"))})
 QUESTIONS = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
@@ -29,14 +30,20 @@ def own_pictures(pictures: Sequence[str | Path | PILImage.Image], captions: Sequ
     rows = []
     for picture, words in zip(pictures, captions):
         words = [words] if isinstance(words, str) else list(words)
-        if not words or not all(isinstance(w, str) and w.strip() for w in words):
+        if not words or not all(is_text(w) and w.strip() for w in words):
             raise UniAdapterError(f"the captions of {picture!r} are {words!r}.", "Give at least one non-empty caption.")
-        if not isinstance(picture, PILImage.Image):
-            if not Path(picture).is_file():
-                raise UniAdapterError(f"there is no picture at {picture}.", "Check the path.")
-            picture = PILImage.open(picture)
-        rows.append({"image": picture.convert("RGB"), "captions": words})
+        rows.append({"image": _picture(picture), "captions": words})
     return Dataset.from_list(rows, features=FEATURES)
+
+
+def _picture(picture: str | Path | PILImage.Image) -> PILImage.Image:
+    """A picture, or the file of one, in RGB."""
+    if not isinstance(picture, PILImage.Image) and not Path(picture).is_file():
+        raise UniAdapterError(f"there is no picture at {picture}.", "Check the path.")
+    try:
+        return (picture if isinstance(picture, PILImage.Image) else PILImage.open(picture)).convert("RGB")
+    except DAMAGED as error:
+        raise UnreadableError(f"{picture} cannot be read: {error}", "Get it again, or leave it out.") from error
 
 
 def own_folder(folder: str | os.PathLike, table: str | os.PathLike) -> Dataset:
@@ -49,7 +56,7 @@ def own_folder(folder: str | os.PathLike, table: str | os.PathLike) -> Dataset:
     Raises `UniAdapterError` that names missing columns, the lines that say nothing, and pictures that are not there.
     """
     lines = _lines(Path(table))
-    missing = dict.fromkeys(line["file"] for line in lines if not (Path(folder) / line["file"]).is_file())
+    missing = dict.fromkeys(line["file"] for line in lines if not os.path.isfile(Path(folder) / line["file"]))
     if missing:
         raise UniAdapterError(
             f"{len(missing)} pictures of {table} are not in {folder}: {abridged(list(missing))}.",
@@ -70,16 +77,14 @@ def _lines(table: Path) -> list[dict[str, str]]:
     """The lines of a CSV file, with the columns that matter, none of them empty."""
     if not table.is_file():
         raise UniAdapterError(f"there is no table at {table}.", "Check the path.")
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        known = reader.fieldnames or []
-        words = ["caption"] if "caption" in known else ["question", "answer"]
-        if missing := [name for name in ("file", *words) if name not in known]:
-            raise UniAdapterError(
-                f"{table} has no column {' and no column '.join(missing)}, only {', '.join(known) or 'nothing'}.",
-                "Its first line must name file and caption, or file, question and answer.",
-            )
-        lines = [{name: (line[name] or "").strip() for name in ("file", *words)} for line in reader]
+    known, lines = read_csv(table)
+    words = ["caption"] if "caption" in known else ["question", "answer"]
+    if missing := [name for name in ("file", *words) if name not in known]:
+        raise UniAdapterError(
+            f"{table} has no column {' and no column '.join(missing)}, only {', '.join(known) or 'nothing'}.",
+            "Its first line must name file and caption, or file, question and answer.",
+        )
+    lines = [{name: (line[name] or "").strip() for name in ("file", *words)} for line in lines]
     if empty := [str(i) for i, line in enumerate(lines, start=2) if not all(line.values())]:
         raise UniAdapterError(
             f"{len(empty)} lines of {table} lack something: {abridged(empty)} (the header is line 1).",
