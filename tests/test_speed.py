@@ -1,19 +1,21 @@
 """Fast ways equal the plain ones: fused attention, passes of many pairs, evaluation block by block; and the benchmark runs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from small_world import WORDS, random_adapters, variant, wide_awake
+from tqdm.auto import tqdm
 
-from uniadapter_edu import attention, benchmark, insertion
+from uniadapter_edu import attention, benchmark, insertion, side_by_side
 from uniadapter_edu.accounting import TensorMemory
 from uniadapter_edu.attention import attend, frame_multipliers, scale_patch_keys
-from uniadapter_edu.benchmark import PlainRetrievalTask, match_plainly
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.insertion import adapters_disabled, folded_texts, frame_weights, fused_attention, insert_adapters
+from uniadapter_edu.plain import PlainRetrievalTask, match_plainly
 from uniadapter_edu.tasks import retrieval
 from uniadapter_edu.tasks.retrieval import IMAGES, RetrievalTask, encode_images, evaluate_retrieval, match, search
 from uniadapter_edu.tasks.video_retrieval import Clips, VideoRetrievalTask, evaluate_video_retrieval
@@ -202,6 +204,15 @@ def test_what_cannot_be_fused_is_left_as_it_is(make_blip, fused, batch):
         assert not fused and cached.past_key_values is not None
 
 
+def test_checkpointed_towers_are_left_as_they_are(tiny_blip, fused, batch):
+    model = insert_adapters(tiny_blip).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for gradients, times in ((True, 0), (False, 2)):  # without gradients nothing is computed again
+        with torch.set_grad_enabled(gradients), fused_attention(model):
+            encode_images(model, batch["pixel_values"])
+        assert len(fused) == times
+
+
 def test_half_precision_on_a_cpu_trains_the_plain_way():
     states = torch.zeros(1, 600, 8)
     assert attention.fusing_pays(states, 600) and not attention.fusing_pays(states, 255)
@@ -339,14 +350,13 @@ def test_the_benchmark_prints_every_table(capsys, tmp_path):
 
 def test_multiply_adds_of_folding_are_the_arithmetics(make_blip):
     """What k texts of T tokens have to do with one image of N tokens, with and without folding."""
-    model, machine = make_blip(), benchmark.Machine("cpu", "", "fp32", 1, 1e9)
-    size = benchmark.replace(benchmark.SIZES["toy"], longest=9)
+    model, machine = make_blip(), side_by_side.Machine("cpu", "", "fp32", 1, 1e9)
+    size = replace(benchmark.SIZES["toy"], longest=9)
     D, M, L, N, T, k = 32, 64, 2, 17, 9, 4
-    model.config.text_config.vocab_size = 50
     texts_ = {"input_ids": torch.ones(k, T, dtype=torch.long), "attention_mask": torch.ones(k, T, dtype=torch.long)}
-    with pytest.MonkeyPatch.context() as patch, benchmark.tqdm(disable=True) as bar:
+    with pytest.MonkeyPatch.context() as patch, tqdm(disable=True) as bar:
         patch.setattr(benchmark, "texts", lambda *args: texts_)
-        lines = benchmark.side_by_side(benchmark.matching(model, size, machine, k), machine, 1, bar)
+        lines = side_by_side.side_by_side(benchmark.matching(model, size, machine, k), machine, 1, bar)
     words = k * T * (4 * D * D + 2 * T * D + 2 * D * D + 2 * N * D + 2 * D * M)
     keys = 2 * N * D * D
     assert lines[0].multiply_adds == L * (words + keys) + k * 2 * D

@@ -1,26 +1,19 @@
-"""What it costs, measured side by side: UniAdapter's step against other ways to train, and matching against the plain way.
+"""What UniAdapter costs: its step beside those of other ways to train, and matching beside the plain way.
 
     python -m uniadapter_edu.benchmark                            # the embedded BLIP: a minute or two
     python -m uniadapter_edu.benchmark --size base --json b.json  # BLIP-base with random weights: a quarter of an hour
     python -m uniadapter_edu.benchmark --part rerank --device cuda --precision bf16
 
-Every table is of ratios. Seconds differ from machine to machine and from minute to minute; so all ways to do a thing take
-turns, again and again, in one process, and what is printed is the median of what each took in relation to the first line
-of its table in the same turn. On a CPU, times are those of the processor, which do not mind what else the machine does.
-
-"The plain way" is everybody's: transformers' own forward for each pair of an image and a text, with its eager attention.
-How near a way comes to what is possible is its share of the limit: its multiply-adds, counted while it runs, at the rate of
-the fastest of some matrix products on the same machine.
+Every table is of ratios, measured as `side_by_side` says, and `plain` is what the plain way is. How near a way comes to what
+is possible is its share of the limit: its multiply-adds, counted while it runs, at the rate of the fastest of some matrix
+products on the same machine.
 """
 
 import argparse
 import copy
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,26 +21,25 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from tqdm.auto import tqdm
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from uniadapter_edu._atomic import write_together
 from uniadapter_edu._files import data_path
-from uniadapter_edu.accounting import TensorMemory, trainable_parameters
+from uniadapter_edu.accounting import trainable_parameters
 from uniadapter_edu.attention import frame_weights
 from uniadapter_edu.backbones import load_processor
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.insertion import frame_weights as weighing_frames
-from uniadapter_edu.insertion import fused_attention, insert_adapters
+from uniadapter_edu.insertion import fused_attention, insert_adapters, unwrapped
 from uniadapter_edu.methods import full_fine_tuning, linear_probe, lora, lora_rank_for
-from uniadapter_edu.tasks import retrieval
-from uniadapter_edu.tasks.retrieval import RetrievalTask, evaluate_retrieval, match
+from uniadapter_edu.plain import PlainRetrievalTask, evaluate_plainly, match_plainly
+from uniadapter_edu.side_by_side import Growth, Line, Machine, Way, bytes_of, machine, side_by_side, table
+from uniadapter_edu.tasks.retrieval import RetrievalTask, encode_images, encode_texts, evaluate_retrieval, match
 
 PARTS = ("step", "rerank", "evaluation", "growth")
 OURS, PLAIN = "UniAdapter", "UniAdapter, the plain way"
-PLAIN_PAIRS = 32  # pairs in one pass of the plain way: with more, a CPU only takes more memory
+Tables = Iterator[tuple[str, list[Line] | list[Growth]]]  # titles and what stands below them
 
 # ---------------------------------------------------------------------------------------------------------------- sizes
 
@@ -135,188 +127,6 @@ SIZES["toy"] = replace(
 )
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where it runs. ``rate``: multiply-adds a second of the fastest matrix product, in processor seconds on a CPU."""
-
-    device: str
-    name: str
-    precision: str
-    threads: int
-    rate: float
-
-    def autocast(self):
-        """As training does it."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
-
-
-def machine(device: str, precision: str) -> Machine:
-    """The machine, its matrix rate measured. Raises `UniAdapterError` for a GPU that is not there."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UniAdapterError("There is no GPU that PyTorch can use here.", "Leave out --device, or give --device cpu.")
-    name = torch.cuda.get_device_name() if device == "cuda" else f"a CPU, {torch.get_num_threads()} thread(s)"
-    rate = matrix_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32)
-    return Machine(device, name, precision, torch.get_num_threads(), rate)
-
-
-def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Multiply-adds a second of the fastest of some square matrix products; of several, as no one size suits all."""
-    sizes, rates = (512, 1024) if device == "cpu" else (2048, 4096, 8192), []
-    for n in sizes:
-        a = torch.ones(n, n, dtype=dtype, device=device)
-        for _ in range(5):
-            seconds, _ = timed(lambda a=a: a @ a, device)
-            rates.append(n**3 / seconds if seconds else 0.0)
-    return max(rates)
-
-
-def timed(work: Callable[[], object], device: str) -> tuple[float, float]:
-    """Seconds that ``work`` takes: the processor's on a CPU, else real ones; and real ones anyway."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    cpu, real = time.process_time(), time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()  # a GPU works on while Python has gone ahead
-    cpu, real = time.process_time() - cpu, time.perf_counter() - real
-    return (cpu if device == "cpu" else real), real
-
-
-# -------------------------------------------------------------------------------------------------------- side by side
-
-
-@dataclass(frozen=True)
-class Line:
-    """One way to do a thing. Ratios are to the first line of its table: ``time`` above 1 is slower, ``memory`` above 1 more.
-
-    seconds: the median, see `timed`. multiply_adds: counted; what fused attention computes again in the backward pass is
-    among them. arithmetic: their ratio, which is what ``time`` would be if nothing else took any. share: of the limit,
-    that is of the time that these multiply-adds take at the machine's matrix rate.
-    peak_mb: of weights, gradients, the optimizer's state and what is computed. per_second: images, pairs or queries.
-    """
-
-    name: str
-    seconds: float
-    real_seconds: float
-    time: float
-    multiply_adds: int
-    arithmetic: float
-    share: float
-    peak_mb: float
-    memory: float
-    per_second: float
-    note: str = ""
-
-
-@dataclass
-class Way:
-    """``work`` is measured; ``held()`` are the bytes that it needs before it begins, ``items`` what it does at once."""
-
-    name: str
-    work: Callable[[], object]
-    items: int
-    held: Callable[[], int]
-    note: str = ""
-
-
-def side_by_side(ways: list[Way], machine: Machine, repetitions: int, bar: tqdm) -> list[Line]:
-    """Warm all ways up, counting, then let them take turns, every other time in the opposite order."""
-    counts = []
-    for way in ways:
-        with TensorMemory() as memory:
-            way.work()  # an optimizer makes its state in the first step
-            with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops:
-                way.work()
-        counts.append((flops.get_total_flops() // 2, way.held() + memory.peak_bytes))
-        bar.update()
-    turns: dict[str, list[tuple[float, float]]] = {way.name: [] for way in ways}
-    for turn in range(repetitions):
-        for way in ways if turn % 2 == 0 else ways[::-1]:
-            turns[way.name].append(timed(way.work, machine.device))
-            bar.update()
-    first, lines = turns[ways[0].name], []
-    for way, (multiply_adds, peak) in zip(ways, counts, strict=True):
-        seconds, real = (statistics.median(values) for values in zip(*turns[way.name]))
-        ratio = statistics.median(own[0] / other[0] for own, other in zip(turns[way.name], first, strict=True))
-        work = multiply_adds, multiply_adds / counts[0][0], multiply_adds / machine.rate / seconds
-        memory = peak / 1e6, peak / counts[0][1]
-        lines.append(Line(way.name, seconds, real, ratio, *work, *memory, way.items / seconds, way.note))
-    return lines
-
-
-def _attention_flops(q, k, v, *args, out_shape=None, **options) -> int:
-    return sdpa_flop_count(q, k, v)
-
-
-def _attention_backward_flops(grad, q, k, v, *args, out_shape=None, **options) -> int:
-    return sdpa_backward_flop_count(grad, q, k, v)
-
-
-# PyTorch knows how to count those of a GPU.
-CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
-}
-
-
-def bytes_of(*modules: nn.Module) -> int:
-    """Of weights and buffers, shared ones counted once."""
-    tensors = {x.data_ptr(): x.nbytes for module in modules for x in (*module.parameters(), *module.buffers())}
-    return sum(tensors.values())
-
-
-# ------------------------------------------------------------------------------------------------------- the plain way
-
-
-def match_plainly(
-    model: nn.Module, image_tokens: Tensor, input_ids: Tensor, attention_mask: Tensor, w: Tensor | None = None
-) -> Tensor:
-    """As `match`, but each text is given its own copy of its image's tokens, and transformers does the rest."""
-    B, K, T = input_ids.shape
-    logits = []
-    for pairs in torch.arange(B * K, device=input_ids.device).split(PLAIN_PAIRS):
-        with nullcontext() if w is None else weighing_frames(model, w.flatten(0, 1)[pairs]):
-            hidden = retrieval.unwrapped(model).text_encoder(
-                input_ids=input_ids.view(-1, T)[pairs],
-                attention_mask=attention_mask.view(-1, T)[pairs],
-                encoder_hidden_states=image_tokens[pairs // K],
-            )
-        logits.append(model.itm_head(hidden.last_hidden_state[:, 0]))
-    return torch.cat(logits).view(B, K, 2)
-
-
-class PlainRetrievalTask(RetrievalTask):
-    """The same loss, computed the plain way."""
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.loss(batch)
-
-    def match(self, tokens, input_ids, attention_mask, w) -> Tensor:
-        return match_plainly(self.model, tokens, input_ids, attention_mask, w)
-
-
-@torch.no_grad()
-def evaluate_plainly(model: nn.Module, processor, dataset, top_k: int) -> tuple[Tensor, Tensor]:
-    """BLIP's published evaluation of one caption an image: each query's candidates are matched, query by query.
-
-    Returns the candidates of texts and of images, (N, k) each, ranked by cosine plus logit.
-    """
-    device = next(model.parameters()).device
-    pixels = retrieval.preprocess(processor, [row["image"] for row in dataset]).to(device)
-    tokens, images = retrieval.encode_images(model, retrieval.normalize(processor, pixels))
-    ids, mask = (x.to(device) for x in retrieval.tokenize(processor, [row["captions"][0] for row in dataset]))
-    texts = retrieval.encode_texts(model, ids, mask)
-    ranked = []
-    for queries, gallery, of_text in ((texts, images, True), (images, texts, False)):
-        best = (queries @ gallery.T).topk(top_k, dim=1)
-        for query, (cosines, found) in enumerate(zip(*best)):
-            text, image = (torch.full_like(found, query), found) if of_text else (found, torch.full_like(found, query))
-            yes = match_plainly(model, tokens[image], ids[text][:, None], mask[text][:, None])[:, 0, 1]
-            ranked.append(found[(cosines + yes).argsort(descending=True)])
-    ranked = torch.stack(ranked)
-    return ranked[: len(dataset)], ranked[len(dataset) :]
-
-
 # ---------------------------------------------------------------------------------------------------------- what is read
 
 
@@ -359,13 +169,13 @@ def adapted(size: Size, machine: Machine, pixels: int | None = None, layers: int
 
 
 def pixels_of(model: nn.Module) -> int:
-    return retrieval.unwrapped(model).config.vision_config.image_size
+    return unwrapped(model).config.vision_config.image_size
 
 
 # ------------------------------------------------------------------------------------------------------------- the parts
 
 
-def step(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> dict[str, list[Line]]:
+def step(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> Tables:
     """A training step: forward, backward and AdamW, on a batch of noise."""
     torch.manual_seed(0)
     plain = BlipForImageTextRetrieval(size.config()).to(machine.device)
@@ -384,7 +194,7 @@ def step(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> dict[str,
     title = (
         f"A training step, batch {size.batch}, {pixels_of(plain)} px, {size.words} words a text; LoRA's rank is {rank}"
     )
-    return {title: side_by_side(ways, machine, repetitions, bar)}
+    yield title, side_by_side(ways, machine, repetitions, bar)
 
 
 def like(model: nn.Module) -> nn.Module:
@@ -413,27 +223,21 @@ def a_step(name: str, task: RetrievalTask, size: Size, machine: Machine, batch: 
     return Way(name, work, len(given["pixels"]), lambda: bytes_of(task), note)
 
 
-def rerank(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> dict[str, list[Line]]:
+def rerank(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> Tables:
     """One image and k texts, all of which look at it."""
     model = adapted(size, machine)
-    tables = {}
     for k in size.ks:
         title = f"Matching one image with k = {k} texts of {size.longest} tokens"
-        tables[title] = side_by_side(matching(model, size, machine, k), machine, repetitions, bar)
-    return tables
+        yield title, side_by_side(matching(model, size, machine, k), machine, repetitions, bar)
 
 
 def matching(model: nn.Module, size: Size, machine: Machine, k: int, frames: int = 1) -> list[Way]:
     """Ours and the plain way, for an image, or a clip whose frames each text weighs."""
     with torch.no_grad():
         shape = (frames, 3, pixels_of(model), pixels_of(model))
-        tokens, cls = retrieval.encode_images(model, torch.randn(shape, device=machine.device))
+        tokens, cls = encode_images(model, torch.randn(shape, device=machine.device))
         given = [x[None] for x in texts(k, size.longest, machine.device).values()]  # (1, k, T)
-        w = (
-            frame_weights(retrieval.encode_texts(model, *(x[0] for x in given))[None], cls[None, None])
-            if frames > 1
-            else None
-        )
+        w = frame_weights(encode_texts(model, *(x[0] for x in given))[None], cls[None, None]) if frames > 1 else None
     tokens = tokens.flatten(0, 1)[None]  # (F, n, D) -> (1, F·n, D)
 
     @torch.no_grad()
@@ -455,11 +259,11 @@ def matching(model: nn.Module, size: Size, machine: Machine, k: int, frames: int
     ]
 
 
-def evaluation(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> dict[str, list[Line]]:
+def evaluation(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> Tables:
     """A whole gallery in both directions and both stages, pictures and words included."""
     model = adapted(size, machine)
     title = f"Evaluating {size.gallery} images with a caption each, the best {size.candidates} matched both ways"
-    return {title: side_by_side(evaluating(model, size, machine, size.gallery), machine, repetitions, bar)}
+    yield title, side_by_side(evaluating(model, size, machine, size.gallery), machine, repetitions, bar)
 
 
 def evaluating(model: nn.Module, size: Size, machine: Machine, gallery: int) -> list[Way]:
@@ -486,22 +290,8 @@ def evaluating(model: nn.Module, size: Size, machine: Machine, gallery: int) -> 
     ]
 
 
-@dataclass(frozen=True)
-class Growth:
-    """How time and memory grow with one number: both ways at each of its values. Ratios are to the first value."""
-
-    value: int
-    time: float  # ours
-    memory: float
-    plain_time: float
-    plain_memory: float
-    advantage: float  # the plain way's time over ours
-    memory_advantage: float
-
-
-def growth(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> dict[str, list[Growth]]:
+def growth(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> Tables:
     """Each axis of ``size.growth`` alone, ours and the plain way."""
-    tables = {}
     for axis, values in size.growth.items():
         pairs = [side_by_side(WAYS[axis](size, machine, value), machine, repetitions, bar) for value in values]
         rows, (ours, plain) = [], pairs[0]
@@ -510,8 +300,7 @@ def growth(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> dict[st
             others = theirs.seconds / plain.seconds, theirs.peak_mb / plain.peak_mb
             rows.append(Growth(value, *own, *others, theirs.time, theirs.memory))
         layers = f", {size.growth_layers} layer(s)" if size.growth_layers else ""
-        tables[f"Growth with {AXES[axis]}{layers}"] = rows
-    return tables
+        yield f"Growth with {AXES[axis]}{layers}", rows
 
 
 def _grow_step(size: Size, machine: Machine, batch: int, pixels: int | None = None) -> list[Way]:
@@ -548,43 +337,6 @@ def processor_for(pixels: int | None = None):
     return processor
 
 
-# ---------------------------------------------------------------------------------------------------------------- tables
-
-
-def table(lines: list[Line] | list[Growth], machine: Machine) -> str:
-    """Aligned text."""
-    growing = isinstance(lines[0], Growth)
-    head = GROWTH_HEAD if growing else [*LINE_HEAD[:1], f"{'CPU ' if machine.device == 'cpu' else ''}s", *LINE_HEAD[1:]]
-    cells = [head, *([_growth_cells(row) if growing else _line_cells(row) for row in lines])]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    text = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
-    notes = [] if growing else [f"  {line.name}: {line.note}" for line in lines if line.note]
-    return "\n".join(text + notes)
-
-
-LINE_HEAD = ["", "real s", "x time", "GMAC", "x GMAC", "% of limit", "peak MB", "x memory", "a second"]
-GROWTH_HEAD = ["", "ours: x time", "x memory", "plain: x time", "x memory", "plain/ours: time", "memory"]
-
-
-def _line_cells(line: Line) -> list[str]:
-    return [
-        line.name,
-        f"{line.seconds:.3g}",
-        f"{line.real_seconds:.3g}",
-        f"{line.time:.2f}",
-        f"{line.multiply_adds / 1e9:.3g}",
-        f"{line.arithmetic:.2f}",
-        f"{100 * line.share:.0f}",
-        f"{line.peak_mb:.0f}",
-        f"{line.memory:.2f}",
-        f"{line.per_second:.3g}",
-    ]
-
-
-def _growth_cells(row: Growth) -> list[str]:
-    return [str(row.value), *(f"{value:.2f}" for value in list(asdict(row).values())[1:])]
-
-
 # --------------------------------------------------------------------------------------------------------------- command
 
 MEASURE = {"step": step, "rerank": rerank, "evaluation": evaluation, "growth": growth}
@@ -614,7 +366,7 @@ def benchmark(
     total = sum(turns(SIZES[size], part, repetitions) for part in parts)
     with tqdm(total=total, desc="measuring", disable=None) as bar:
         for part in parts:
-            for title, lines in MEASURE[part](SIZES[size], here, repetitions, bar).items():
+            for title, lines in MEASURE[part](SIZES[size], here, repetitions, bar):
                 tqdm.write(f"\n{title}\n\n{table(lines, here)}", file=sys.stdout)
                 tables[title] = [asdict(line) for line in lines]
     return {

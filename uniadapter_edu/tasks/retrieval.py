@@ -312,7 +312,7 @@ def evaluate_retrieval(
     with _scoring(model):
         gallery = encode_gallery(model, processor, dataset, batch_size, medium)
         texts = _Texts(model, processor, [text for own in captions for text in own], batch_size)
-        image_of_caption = [i for i, texts in enumerate(captions) for _ in texts]
+        image_of_caption = [image for image, own in enumerate(captions) for _ in own]
         of_texts = _Ranked(texts.features, torch.tensor(image_of_caption, device=texts.features.device))
         of_images = _Ranked(gallery.features, torch.arange(len(dataset), device=texts.features.device))
         stage_one = RetrievalMetrics.from_ranks(of_texts.ranks(of_images), of_images.ranks(of_texts))
