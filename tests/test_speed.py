@@ -275,7 +275,7 @@ def test_memory_does_not_grow_with_the_gallery(tiny_blip, processor, fused, monk
     peaks, largest = [], []
     for images in (16, 32, 64):
         with TensorMemory() as memory:
-            evaluate(model, processor, rows(images, frames), top_k=4, batch_size=4, progress=False)
+            evaluate(model, processor, rows(images, frames), top_k=2, batch_size=4, progress=False)
         peaks.append(memory.peak_bytes)
         largest.append(memory.largest_bytes)
     assert largest[0] == largest[1] == largest[2]
@@ -363,7 +363,7 @@ def test_multiply_adds_of_folding_are_the_arithmetics(make_blip):
     assert lines[1].multiply_adds == L * (words + k * keys) + k * 2 * D
 
 
-@pytest.mark.parametrize("arguments", [["--device", "cuda"], ["--repetitions", "0"]])
+@pytest.mark.parametrize("arguments", [["--device", "cuda"], ["--repetitions", "0"], ["--k", "16", "0"]])
 def test_bad_input_is_said(capsys, monkeypatch, arguments):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert benchmark.main(arguments) == 2

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.insertion import fused_attention, insert_adapters, unwrapped
 from uniadapter_edu.methods import full_fine_tuning, linear_probe, lora, lora_rank_for
+from uniadapter_edu.metrics import RetrievalMetrics
 from uniadapter_edu.plain import PlainRetrievalTask, evaluate_plainly, match_plainly
 from uniadapter_edu.side_by_side import Growth, Line, Machine, Way, bytes_of, machine, side_by_side, table
 from uniadapter_edu.tasks.retrieval import RetrievalTask, encode_images, encode_texts, evaluate_retrieval, match
@@ -219,8 +221,7 @@ def a_step(name: str, task: RetrievalTask, size: Size, machine: Machine, batch: 
 
     trained = trainable_parameters(task.model)
     note = f"{trained.trainable:,} trained, {trained.percent:.2f} % of the backbone"
-    # the optimizer's state is made inside, in the first step
-    return Way(name, work, len(given["pixels"]), lambda: bytes_of(task), note)
+    return Way(name, work, len(given["pixels"]), bytes_of(task), note, keeps_state=True)
 
 
 def rerank(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> Tables:
@@ -228,7 +229,7 @@ def rerank(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> Tables:
     model = adapted(size, machine)
     for k in size.ks:
         title = f"Matching one image with k = {k} texts of {size.longest} tokens"
-        yield title, side_by_side(matching(model, size, machine, k), machine, repetitions, bar)
+        yield title, side_by_side(matching(model, size, machine, k), machine, repetitions, bar, compare_logits)
 
 
 def matching(model: nn.Module, size: Size, machine: Machine, k: int, frames: int = 1) -> list[Way]:
@@ -236,34 +237,36 @@ def matching(model: nn.Module, size: Size, machine: Machine, k: int, frames: int
     with torch.no_grad():
         shape = (frames, 3, pixels_of(model), pixels_of(model))
         tokens, cls = encode_images(model, torch.randn(shape, device=machine.device))
-        given = [x[None] for x in texts(k, size.longest, machine.device).values()]  # (1, k, T)
-        w = frame_weights(encode_texts(model, *(x[0] for x in given))[None], cls[None, None]) if frames > 1 else None
+        ids, mask = (x[None] for x in texts(k, size.longest, machine.device).values())  # (1, k, T)
+        w = frame_weights(encode_texts(model, ids[0], mask[0])[None], cls[None, None]) if frames > 1 else None
     tokens = tokens.flatten(0, 1)[None]  # (F, n, D) -> (1, F·n, D)
 
     @torch.no_grad()
     def ours():
         with machine.autocast(), fused_attention(model):
-            return match(model, tokens, *given, w)[0, :, 1]
+            return match(model, tokens, ids, mask, w)[0, :, 1]
 
     @torch.no_grad()
     def plainly():
         with machine.autocast():
-            return match_plainly(model, tokens, *given, w)[0, :, 1]
+            return match_plainly(model, tokens, ids, mask, w)[0, :, 1]
 
-    found, expected = ours().float(), plainly().float()
+    held = bytes_of(model)
+    return [Way("ours", ours, k, held), Way("the plain way", plainly, k, held)]
+
+
+def compare_logits(found: Tensor, expected: Tensor) -> str:
     same = "the same ranking" if torch.equal(found.argsort(), expected.argsort()) else "ANOTHER ranking"
-    note = f"{same}, logits differ by {(found - expected).abs().max():.0e} at most and spread over {expected.std(correction=0):.0e}"
-    return [
-        Way("ours", ours, k, lambda: bytes_of(model), note),
-        Way("the plain way", plainly, k, lambda: bytes_of(model)),
-    ]
+    error, spread = (found - expected).abs().max(), expected.std(correction=0)
+    return f"{same}, logits differ by {error:.0e} at most and spread over {spread:.0e}"
 
 
 def evaluation(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> Tables:
     """A whole gallery in both directions and both stages, pictures and words included."""
     model = adapted(size, machine)
     title = f"Evaluating {size.gallery} images with a caption each, the best {size.candidates} matched both ways"
-    yield title, side_by_side(evaluating(model, size, machine, size.gallery), machine, repetitions, bar)
+    ways = evaluating(model, size, machine, size.gallery)
+    yield title, side_by_side(ways, machine, repetitions, bar, compare_recalls)
 
 
 def evaluating(model: nn.Module, size: Size, machine: Machine, gallery: int) -> list[Way]:
@@ -281,13 +284,13 @@ def evaluating(model: nn.Module, size: Size, machine: Machine, gallery: int) -> 
         with machine.autocast():
             return evaluate_plainly(model, processor, rows, k)
 
-    own = torch.arange(gallery, device=machine.device)[:, None]
-    found, firsts = ours(), [(ranked[:, :1] == own).double().mean().item() for ranked in plainly()]
-    note = "the same R@1" if [found.t2i_r1, found.i2t_r1] == firsts else f"OTHER R@1: {firsts}, ours {found}"
-    return [
-        Way("ours", ours, gallery, lambda: bytes_of(model), note),
-        Way("the plain way", plainly, gallery, lambda: bytes_of(model)),
-    ]
+    held = bytes_of(model)
+    return [Way("ours", ours, gallery, held), Way("the plain way", plainly, gallery, held)]
+
+
+def compare_recalls(found: RetrievalMetrics, expected: tuple[Tensor, Tensor]) -> str:
+    firsts = [(ranked[:, 0].cpu() == torch.arange(len(ranked))).double().mean().item() for ranked in expected]
+    return "the same R@1" if [found.t2i_r1, found.i2t_r1] == firsts else f"OTHER R@1: {firsts}, ours {found}"
 
 
 def growth(size: Size, machine: Machine, repetitions: int, bar: tqdm) -> Tables:
@@ -354,23 +357,32 @@ def benchmark(
     repetitions: int = 5,
     device: str = "cpu",
     precision: str = "fp32",
+    ks: tuple[int, ...] | None = None,
+    layers: int | None = None,
 ) -> dict:
     """Measure and print; returns what was measured, for JSON. The arguments are those of the command line."""
     here, tables = machine(device, precision), {}
+    measured = (
+        SIZES[size] if layers is None else replace(SIZES[size], config=partial(SIZES[size].config, layers=layers))
+    )
+    measured = replace(measured, ks=ks or measured.ks)
     print(
         f"BLIP {size}, {precision}, on {here.name}: {here.rate / 1e9:.4g} billion multiply-adds a second in matrix products."
     )
     if device == "cpu":
         print("No GPU is used: rates, seconds and shares are this processor's. --device cuda measures a card.")
+    if layers:
+        print(f"Of each tower {layers} layer(s).")
     print(f"Medians of {repetitions} turns; x is in relation to the first line. GMAC: billions of multiply-adds.")
-    total = sum(turns(SIZES[size], part, repetitions) for part in parts)
+    total = sum(turns(measured, part, repetitions) for part in parts)
     with tqdm(total=total, desc="measuring", disable=None) as bar:
         for part in parts:
-            for title, lines in MEASURE[part](SIZES[size], here, repetitions, bar):
+            for title, lines in MEASURE[part](measured, here, repetitions, bar):
                 tqdm.write(f"\n{title}\n\n{table(lines, here)}", file=sys.stdout)
                 tables[title] = [asdict(line) for line in lines]
     return {
         "size": size,
+        "layers": layers,
         "repetitions": repetitions,
         "machine": asdict(here),
         "torch": torch.__version__,
@@ -387,6 +399,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--size", choices=SIZES, default="tiny", help="the embedded BLIP's, or the base checkpoints'")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
+    parser.add_argument("--k", type=int, nargs="+", help="texts that an image is matched with in the part rerank")
+    parser.add_argument(
+        "--layers", type=int, help="of each tower, fewer than it has: quicker, and about the same ratios"
+    )
     parser.add_argument("--repetitions", type=int, default=5, help="turns, of which the median counts")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -395,12 +411,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="a file for the results")
     options = parser.parse_args(arguments)
     try:
-        if options.repetitions < 1:
-            raise UniAdapterError(
-                f"repetitions is {options.repetitions}, expected at least 1.", "Give --repetitions 3."
-            )
+        for name in ("repetitions", "layers", "k"):
+            given = getattr(options, name)
+            if given is not None and min(given if isinstance(given, list) else [given]) < 1:
+                raise UniAdapterError(f"{name} is {given}, expected at least 1.", f"Give --{name} 3, say.")
         given = options.size, tuple(options.part), options.repetitions, options.device, options.precision
-        results = benchmark(*given)
+        results = benchmark(*given, options.k, options.layers)
     except UniAdapterError as error:
         print(f"\n{error}", file=sys.stderr)
         return 2

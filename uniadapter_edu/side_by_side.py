@@ -8,7 +8,7 @@ processor, which do not mind what else the machine does.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -96,25 +96,37 @@ class Line:
 
 @dataclass
 class Way:
-    """``work`` is measured; ``held()`` are the bytes that it needs before it begins, ``items`` what it does at once."""
+    """``work`` is measured; ``held`` are the bytes that it needs before it begins, ``items`` what it does at once.
+
+    keeps_state: whether something stays after the first time, as an optimizer's state does, and is to be counted.
+    """
 
     name: str
     work: Callable[[], object]
     items: int
-    held: Callable[[], int]
+    held: int
     note: str = ""
+    keeps_state: bool = False
 
 
-def side_by_side(ways: list[Way], machine: Machine, repetitions: int, bar: tqdm) -> list[Line]:
-    """Warm all ways up, counting, then let them take turns, every other time in the opposite order."""
-    counts = []
+def side_by_side(
+    ways: list[Way], machine: Machine, repetitions: int, bar: tqdm, judge: Callable[..., str] | None = None
+) -> list[Line]:
+    """Warm all ways up, counting, then let them take turns, every other time in the opposite order.
+
+    ``judge`` is given what each way's work returned, and says how that differs: the first line's note.
+    """
+    counts, results = [], []
     for way in ways:
         with TensorMemory() as memory:
-            way.work()  # an optimizer makes its state in the first step
-            with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops:
+            if way.keeps_state:
                 way.work()
-        counts.append((flops.get_total_flops() // 2, way.held() + memory.peak_bytes))
+            with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as flops:
+                results.append(way.work())
+        counts.append((flops.get_total_flops() // 2, way.held + memory.peak_bytes))
         bar.update()
+    if judge:
+        ways = [replace(ways[0], note=judge(*results)), *ways[1:]]
     turns: dict[str, list[tuple[float, float]]] = {way.name: [] for way in ways}
     for turn in range(repetitions):
         for way in ways if turn % 2 == 0 else ways[::-1]:
