@@ -13,11 +13,11 @@ import sys
 import time
 
 import torch
-from transformers import BlipConfig
 
 from uniadapter_edu import PeakMemory, UniAdapterConfig, full_fine_tuning, insert_adapters, load_processor
 from uniadapter_edu.accounting import trainable_parameters
 from uniadapter_edu.backbones import TASKS
+from uniadapter_edu.benchmark import blip_base
 from uniadapter_edu.tasks.answering import AnsweringTask
 from uniadapter_edu.tasks.captioning import CaptioningTask
 from uniadapter_edu.tasks.retrieval import RetrievalTask
@@ -27,15 +27,7 @@ METHODS = {
     "UniAdapter": lambda model: insert_adapters(model, UniAdapterConfig(bottleneck=128)),
     "full": full_fine_tuning,
 }
-BATCH, PIXELS, WORDS, ANSWER, VOCABULARY = 2, 384, 20, 4, 30524
-
-
-def blip_base() -> BlipConfig:
-    """The sizes of BLIP's base checkpoints. transformers' defaults differ in heads, eps and vision's start."""
-    shared = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    vision = shared | {"image_size": PIXELS, "patch_size": 16, "layer_norm_eps": 1e-6, "initializer_range": 0.02}
-    text = shared | {"encoder_hidden_size": 768, "vocab_size": VOCABULARY}
-    return BlipConfig(vision_config=vision, text_config=text)
+BATCH, PIXELS, WORDS, ANSWER = 2, 384, 20, 4
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -59,7 +51,7 @@ def measure(task: str, method: str) -> dict:
     """Two steps of one method on one kind of model."""
     torch.manual_seed(0)
     with PeakMemory(interval=0.1) as memory:
-        model = METHODS[method](TASKS[task](blip_base()))
+        model = METHODS[method](TASKS[task](blip_base(PIXELS)))
         trainer, given = KINDS[task](model, load_processor()).train(), batch()
         optimizer = torch.optim.AdamW(trainer.trainable().values(), lr=1e-5)
         for _ in range(2):

@@ -574,4 +574,46 @@ LANGUAGE = [
     ),
 ]
 
-CATALOGUE = [*BOTTLENECK, *BRANCHES, *PLACES, *KEY_VALUE_ADAPTERS, *VIDEO, *STARTS, *LANGUAGE]
+# ------------------------------------------------------------------------------------------------------- the fast ways
+
+FRAME_AWARE = suite("speed", "test_fused_frame_aware_matching_equals_pair_by_pair")
+
+SPEED = [
+    Mistake(
+        "fused: frame weights on the CLS tokens, too",
+        "attention.py",
+        "    m[..., :: tokens // multipliers.shape[-1]] = 1\n",
+        "",
+        FRAME_AWARE,
+    ),
+    Mistake(
+        "fused: frame weights go to the texts of another clip",
+        "insertion.py",
+        "self.multipliers.unflatten(0, (self.images, self.texts))",
+        "self.multipliers.unflatten(0, (self.texts, self.images)).transpose(0, 1)",
+        FRAME_AWARE,
+    ),
+    Mistake(
+        "fused: the image's padding is seen",
+        "attention.py",
+        "return scaled_dot_product_attention(q, k, v, attn_mask=mask)",
+        "return scaled_dot_product_attention(q, k, v)",
+        suite("speed", "test_padding_of_images_is_obeyed"),
+    ),
+    Mistake(
+        "fused under checkpointing, whose recomputation is not",
+        "insertion.py",
+        "if not pays or _checkpoints(tower) or _drops(attention):",
+        "if not pays or _drops(attention):",
+        suite("speed", "test_checkpointed_towers_are_left_as_they_are"),
+    ),
+    Mistake(
+        "evaluation: a pass gives the logits to the wrong pairs",
+        "tasks/retrieval.py",
+        "logits[pairs] = at_least_float32(yes)",
+        "logits[pairs.flip(-1)] = at_least_float32(yes)",
+        suite("speed", "test_searching_ranks_as_pair_by_pair"),
+    ),
+]
+
+CATALOGUE = [*BOTTLENECK, *BRANCHES, *PLACES, *KEY_VALUE_ADAPTERS, *VIDEO, *STARTS, *LANGUAGE, *SPEED]

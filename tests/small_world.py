@@ -9,7 +9,8 @@ from transformers import BertTokenizer, BlipConfig, BlipImageProcessorPil, BlipP
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.insertion import insert_adapters
 from uniadapter_edu.methods import lora
-from uniadapter_edu.metrics import RetrievalMetrics
+from uniadapter_edu.metrics import ranks_of_right
+from uniadapter_edu.tasks import retrieval
 
 WORDS = "cat dog owl fox bee ant cow pig red blue green pink left right big small".split()
 
@@ -111,14 +112,25 @@ def variant(name, model):
 
 
 def overhear_scores(monkeypatch):
-    """A dict in which evaluations leave what they score: "one" and "two" -> (t2i, i2t, image_of_caption)."""
-    scored, original = {}, RetrievalMetrics.from_scores.__func__
+    """A dict in which evaluations leave what they score, made of its blocks: "one" and "two" (the stages) -> [t2i (M, N),
+    i2t (N, M)], and "right" -> which answers are right, bool and shaped as t2i."""
+    blocks, ranks = [], retrieval._Ranked.ranks
+    scored = {"one": [], "two": []}
 
-    def spy(cls, t2i, i2t, image_of_caption, stage_one=None):
-        scored["two" if stage_one else "one"] = t2i, i2t, image_of_caption
-        return original(cls, t2i, i2t, image_of_caption, stage_one)
+    def listen(scores, right):
+        blocks.append((scores, right))
+        return ranks_of_right(scores, right)
 
-    monkeypatch.setattr(RetrievalMetrics, "from_scores", classmethod(spy))
+    def spy(ranked, others, candidates=None, logits=None):
+        blocks.clear()
+        found = ranks(ranked, others, candidates, logits)
+        scores, right = (torch.cat(parts) for parts in zip(*blocks))
+        scored["one" if candidates is None else "two"].append(scores)
+        scored.setdefault("right", right)
+        return found
+
+    monkeypatch.setattr(retrieval, "ranks_of_right", listen)
+    monkeypatch.setattr(retrieval._Ranked, "ranks", spy)
     return scored
 
 

@@ -226,18 +226,20 @@ def test_evaluation_equals_the_published_one(tiny_blip, processor, dataset, monk
     evaluate_retrieval(model, processor, dataset, top_k=4, batch_size=5, progress=False)
     with torch.no_grad():
         sims, t2i, i2t = plain_evaluation(model, processor, dataset, top_k=4)
-    for observed, expected in zip(scored["one"] + scored["two"], (sims, sims.T, scored["one"][2], t2i, i2t)):
+    for observed, expected in zip(scored["one"] + scored["two"], (sims, sims.T, t2i, i2t), strict=True):
         torch.testing.assert_close(observed, expected, atol=2e-5, rtol=0)  # -100 + s keeps five decimals
-    assert scored["two"][2].tolist() == [i for i, row in enumerate(dataset) for _ in row["captions"]]
+    right = [i for i, row in enumerate(dataset) for _ in row["captions"]]
+    assert scored["right"].nonzero().tolist() == [[m, i] for m, i in enumerate(right)]
 
 
 def test_a_pair_wanted_by_both_directions_is_matched_once(tiny_blip, processor, dataset, monkeypatch):
     counted = []
     plain = retrieval.match
-    monkeypatch.setattr(retrieval, "match", lambda *args: counted.append(args[2].shape[1]) or plain(*args))
+    monkeypatch.setattr(retrieval, "match", lambda *args: counted.append(args[2].shape[:2]) or plain(*args))
     evaluate_retrieval(tiny_blip, processor, dataset, top_k=100, progress=False)
     captions = sum(len(row["captions"]) for row in dataset)
-    assert sum(counted) == captions * len(dataset) and len(counted) == len(dataset)
+    assert sum(images * texts for images, texts in counted) == captions * len(dataset)
+    assert all(images * texts <= retrieval.TEXTS_PER_PASS for images, texts in counted)
 
 
 def test_without_matching_only_the_contrastive_ranking_is_scored(tiny_blip, processor, dataset):

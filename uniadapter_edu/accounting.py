@@ -13,6 +13,7 @@ import statistics
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +22,13 @@ from typing import Self
 import psutil
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from uniadapter_edu.adapter import Heads
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.insertion import _towers
+from uniadapter_edu.insertion import _towers, unwrapped
 
 # --------------------------------------------------------------------------------------------------------- parameters
 
@@ -115,7 +118,7 @@ def trainable_parameters(model: nn.Module) -> Ledger:
 
     A weight that several places share is one object, and counted once, where it is met first.
     """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrapper
+    model = unwrapped(model)
     counts: dict[tuple[str, str], list[int]] = {}
     for name, parameter in model.named_parameters():  # yields each object once
         count = counts.setdefault(_place(name.split(".")), [0, 0, 0])
@@ -281,6 +284,43 @@ class PeakMemory:
 
     def _resident_mb(self) -> float:
         return self._process.memory_info().rss / 1e6
+
+
+class TensorMemory(TorchDispatchMode):
+    """The most bytes that tensors made while a block runs occupy at one time, and the largest of them, on any device.
+
+        with TensorMemory() as memory:
+            train(...)
+        memory.peak_bytes, memory.largest_bytes
+
+    Tensors that were there before, such as a model's weights, do not count, nor does what an operation needs inside.
+    It is the same number in every run, unlike `PeakMemory`'s, and says nothing of the rest of the process.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = self.peak_bytes = self.largest_bytes = 0
+        self._alive: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        given = {x.untyped_storage()._cdata for x in (*args, *(kwargs or {}).values()) if torch.is_tensor(x)}
+        tree_map_only(torch.Tensor, lambda x: self._note(x.untyped_storage(), given), made)
+        return made
+
+    def _note(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key = storage._cdata
+        if key in self._alive or key in given:  # a view, or written in place
+            return
+        self._alive.add(key)
+        weakref.finalize(storage, self._forget, key, storage.nbytes())
+        self.bytes += storage.nbytes()
+        self.peak_bytes = max(self.peak_bytes, self.bytes)
+        self.largest_bytes = max(self.largest_bytes, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._alive.discard(key)
+        self.bytes -= size
 
 
 def _give_back_freed_memory() -> None:

@@ -1,15 +1,18 @@
 """Frame weights and frame-aware keys: parameter-free attention to the frames of a clip that a text is about.
 
 Pure functions of tensors (Lu et al., arXiv 2302.06605). B clips, F frames, n tokens a frame of which the first is its CLS,
-D hidden width, P the width of the contrastive features.
+D hidden width, P the width of the contrastive features. At the end, attention itself, with or without frame weights, that
+never holds all of its scores: H heads of width d.
 """
 
 import torch
-from torch.nn.functional import softmax
+from torch.nn.functional import scaled_dot_product_attention, softmax
 
 from .errors import UniAdapterError
 
 TEMPERATURE = 4.0  # over the frames: cosines lie close together, and 4 keeps the multipliers near 1
+FUSED_FROM = 256  # keys; with fewer, scores are small enough to be held, and fusing saves little or nothing
+SCALED_BYTES = 64 * 2**20  # of frame-aware keys, where each text has its own, that are in memory at a time
 
 
 def frame_weights(text_feature: torch.Tensor, frame_features: torch.Tensor) -> torch.Tensor:
@@ -50,6 +53,59 @@ def scale_patch_keys(keys: torch.Tensor, multipliers: torch.Tensor) -> torch.Ten
     frames = keys.reshape(B, F, N // F, D)  # (B, F·n, D) -> (B, F, n, D)
     cls, patches = frames[:, :, :1], frames[:, :, 1:]
     return torch.cat([cls, m * patches], dim=2).reshape(B, N, D)  # (B, F, n, D) -> (B, F·n, D)
+
+
+def fusing_pays(states: torch.Tensor, keys: int) -> bool:
+    """Whether `attend` is faster than making all scores at once, for these hidden states and this number of keys.
+
+    In half precision on a CPU, PyTorch's backward pass of it takes twice the time of the plain one, and more.
+    """
+    device = states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    slow_backward = device == "cpu" and dtype in (torch.bfloat16, torch.float16) and torch.is_grad_enabled()
+    return keys >= FUSED_FROM and not slow_backward
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    multipliers: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """softmax( q kᵀ / √d + mask ) v, whose table of scores is never in memory as a whole: (B, H, T, d), as ``q``.
+
+    q: (B, H, T, d). k, v: (B, H, N, d). mask: what is added to the scores, (B, 1, 1, N) or None. multipliers: (B, K, F)
+    where T holds K texts, one after the other, that weigh the F frames of the N tokens each in its own way. Then every
+    text has keys of its own, which are made for as many texts at a time as `SCALED_BYTES` allows.
+    """
+    if mask is not None:
+        mask = mask.to(q.dtype).clamp_min(torch.finfo(q.dtype).min)  # a lower minimum would be -inf in half precision
+    if multipliers is None:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    per_text = q.unflatten(2, (multipliers.shape[1], -1))  # (B, H, K·T, d) -> (B, H, K, T, d)
+    at_once = max(1, SCALED_BYTES // k.nbytes)
+    blocks = zip(per_text.split(at_once, dim=2), multipliers.split(at_once, dim=1), strict=True)
+    return torch.cat([_text_by_text(q, k, v, mask, m) for q, m in blocks], dim=2).flatten(2, 3)
+
+
+def _text_by_text(q, k, v, mask, multipliers) -> torch.Tensor:
+    """Of some texts (B, H, K, T, d), each with multipliers (B, K, F) of its own: (B, H, K, T, d)."""
+    B, H, K, _, d = q.shape
+    N = k.shape[2]
+    m = _of_tokens(multipliers, N).to(k)[:, :, None, :, None]  # (B, K, 1, N, 1)
+    keys = (k[:, None] * m).flatten(0, 1)  # (B, K, H, N, d) -> (B·K, H, N, d)
+    values = v[:, None].expand(B, K, H, N, d).flatten(0, 1)
+    mask = mask if mask is None else mask.repeat_interleave(K, dim=0)
+    context = scaled_dot_product_attention(q.transpose(1, 2).flatten(0, 1), keys, values, attn_mask=mask)
+    return context.unflatten(0, (B, K)).transpose(1, 2)  # (B·K, H, T, d) -> (B, H, K, T, d)
+
+
+def _of_tokens(multipliers: torch.Tensor, tokens: int) -> torch.Tensor:
+    """(B, K, F) of frames -> (B, K, F·n) of their tokens, frame-major: 1 for each frame's CLS."""
+    m = multipliers.repeat_interleave(tokens // multipliers.shape[-1], dim=-1)
+    m[..., :: tokens // multipliers.shape[-1]] = 1
+    return m
 
 
 def _check_features(text: torch.Tensor, frames: torch.Tensor):

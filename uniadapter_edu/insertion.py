@@ -2,22 +2,24 @@
 
 Nothing of transformers is replaced or subclassed: adapters are added by hooks, all of them on modules INSIDE a layer, so
 that activation checkpointing recomputes them with it. Hooks are bound methods of small objects that hold no module of
-the backbone. That is why a `copy.deepcopy` of a model has adapters of its own.
+the backbone. That is why a `copy.deepcopy` of a model has adapters of its own. Inside `fused_attention`, and only there,
+attentions have another `forward`.
 
 What a forward pass depends on, in one object a model, is `_Wiring`; three kinds of taps read it, one each for a vision
 block, a text layer, and a cross-attention.
 """
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.functional import normalize
 
 from .adapter import AdapterSet, UniAdapter, WordBias
-from .attention import frame_multipliers, scale_patch_keys
+from .attention import attend, frame_multipliers, fusing_pays, scale_patch_keys
 from .config import UniAdapterConfig
 from .errors import UniAdapterError
 
@@ -178,6 +180,27 @@ def folded_texts(model: nn.Module, k: int) -> Iterator[nn.Module]:
         yield model
 
 
+@contextlib.contextmanager
+def fused_attention(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside, attention to many tokens never holds all of its scores: faster, with less memory, equal to 1e-5 in float32.
+
+    It replaces transformers' own attention in the vision blocks and where texts look at images, with adapters or
+    without, folded or frame-aware; `attention.fusing_pays` says from how many tokens on. Texts with frame weights of
+    their own have their keys made a few at a time. Its attention maps are None: ask for them outside.
+
+    Left as they are: attention with dropout while it trains, with a cache, and in towers under activation
+    checkpointing, whose `backward` computes layers again when this is left already.
+    """
+    wiring, towers = _wiring(model), _towers(unwrapped(model))
+    with _setting(wiring, fused=True), contextlib.ExitStack() as stack:
+        for block in towers.vision.layers:
+            stack.enter_context(_forward(block.self_attn, partial(_fused_vision, towers.vision)))
+        for text in towers.texts.values():
+            for layer in text.layer:
+                stack.enter_context(_forward(layer.crossattention.self, _fused_crossing))
+        yield model
+
+
 def encode_video(model: nn.Module, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Frames (B, F, 3, H, W) -> frame-major tokens (B, F·n, D), and the clip's feature (B, P), normalised.
 
@@ -253,6 +276,7 @@ class _Wiring:
         self.texts = 1  # k, per image
         self.frames: torch.Tensor | None = None  # multipliers m (B, F)
         self.masks = False  # whether encoder masks are obeyed without adapters, too
+        self.fused = False  # whether attention may be fused
         self.trained_before: tuple[str, ...] = ()
         self.handles = []
 
@@ -276,12 +300,17 @@ class _Wiring:
 
 def _wiring(model: nn.Module) -> _Wiring:
     """The model's wiring, connected when it is first needed. Unless something is set, its hooks change nothing."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's wrapper around a BLIP
+    model = unwrapped(model)
     if not hasattr(model, "_uniadapter_wiring"):
         towers = _towers(model)
         model._uniadapter_wiring = _Wiring(towers.tokens)
         _connect(towers, model._uniadapter_wiring)
     return model._uniadapter_wiring
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """transformers' own model, out of peft's wrapper; what peft put into its layers stays at work."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _build(model: nn.Module, config: UniAdapterConfig | None, name: str) -> AdapterSet:
@@ -418,8 +447,18 @@ class _Crossing:
     texts: int  # k, texts per image
     mask: torch.Tensor | None  # what may be added to the scores, (B, 1, T, N)
     corrects: bool  # whether it is; transformers drops it
-    multipliers: torch.Tensor | None  # m (B, F), or (B·k, F)
+    multipliers: torch.Tensor | None  # m (B, F), or (B·k, F); what keys are multiplied by
     deltas: dict[str, torch.Tensor]  # dK and dV (B, N, D), under "key" and "value"
+    fused: bool = False  # whether its attention is `attention.attend`
+    apart: torch.Tensor | None = None  # m (B, k, F), of which the fused attention makes each text's own keys
+
+    def to_be_fused(self) -> "_Crossing":
+        """The same for a fused attention. A mask that hides nothing would only make that slower."""
+        mask = self.mask if self.mask is not None and self.mask.any() else None
+        if not self.repeats:
+            return replace(self, mask=mask, fused=True)
+        apart = self.multipliers.unflatten(0, (self.images, self.texts))  # (B·k, F) -> (B, k, F)
+        return replace(self, mask=mask, fused=True, multipliers=None, apart=apart)
 
     @property
     def repeats(self) -> bool:
@@ -446,9 +485,9 @@ class _Crossing:
         """(B, k·T, D) -> (B·k, T, D)"""
         return h.reshape(self.images * self.texts, -1, h.shape[-1]) if self.folds else h
 
-    def unfold_attention(self, p: torch.Tensor) -> torch.Tensor:
+    def unfold_attention(self, p: torch.Tensor | None) -> torch.Tensor | None:
         """(B, H, k·T, N) -> (B·k, H, T, N)"""
-        if not self.folds:
+        if not self.folds or p is None:  # fused attention has none
             return p
         return p.unflatten(2, (self.texts, -1)).transpose(1, 2).flatten(0, 1)
 
@@ -477,6 +516,9 @@ class _CrossTap:
         if e is None:
             return None
         crossing = self._crossing(len(args[0]), e, kwargs.get("encoder_attention_mask"), cache)
+        caches = cache is not None or kwargs.get("use_cache")
+        if self.wiring.fused and not caches and _may_be_fused(encoder) and fusing_pays(e, e.shape[1]):
+            crossing = crossing.to_be_fused()
         return args, kwargs | {"encoder_attention_mask": crossing}
 
     def enter(self, attention, args, kwargs):
@@ -488,6 +530,8 @@ class _CrossTap:
         if crossing.corrects:
             # transformers' layer passes the encoder's mask on as attention_mask, which cross-attention does not read.
             states["encoder_attention_mask"] = states["attention_mask"]
+        if crossing.fused:
+            states["crossing"] = crossing
         return (crossing.fold(h), *args[1:]), kwargs | states
 
     def leave(self, attention, args, output):
@@ -541,11 +585,67 @@ class _HeadTap:
         return copy(*args, head.weight) if isinstance(copy, WordBias) else copy(*args)
 
 
+# -------------------------------------------------------------------------------------------------- attention, fused
+
+
+@contextlib.contextmanager
+def _forward(attention: nn.Module, fused: Callable) -> Iterator[None]:
+    """Inside, ``attention`` computes ``fused(attention, eager, ...)``, where ``eager(...)`` is what it computed before."""
+    before = attention.__dict__.get("forward")  # fused already, or None
+    attention.forward = partial(fused, attention, attention.forward)
+    try:
+        yield
+    finally:
+        del attention.forward
+        if before:
+            attention.forward = before
+
+
+def _fused_vision(tower: nn.Module, attention: nn.Module, eager: Callable, hidden_states: torch.Tensor, **options):
+    """In the place of transformers' BlipAttention."""
+    pays = fusing_pays(hidden_states, hidden_states.shape[1])
+    if not pays or _checkpoints(tower) or _drops(attention):
+        return eager(hidden_states=hidden_states, **options)
+    qkv = attention.qkv(hidden_states).unflatten(-1, (3, attention.num_heads, -1))  # (B, N, 3, H, d)
+    context = attend(*qkv.permute(2, 0, 3, 1, 4))  # (B, H, N, d)
+    return attention.projection(context.transpose(1, 2).flatten(2)), None
+
+
+def _fused_crossing(attention: nn.Module, eager: Callable, h: torch.Tensor, crossing: _Crossing | None = None, **given):
+    """In the place of transformers' BlipTextSelfAttention, where that is cross-attention. h: (B, k·T, D)."""
+    if crossing is None:
+        return eager(h, **given)
+    e, mask = given["encoder_hidden_states"], given.get("encoder_attention_mask")
+    q, k, v = (
+        linear(states).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)  # (B, H, ·, d)
+        for linear, states in ((attention.query, h), (attention.key, e), (attention.value, e))
+    )
+    context = attend(q, k, v, mask, crossing.apart)  # (B, H, k·T, d)
+    return context.transpose(1, 2).flatten(2), None
+
+
+def _may_be_fused(text: nn.Module) -> bool:
+    """Whether all cross-attentions of a text tower can be."""
+    return not _checkpoints(text) and not any(_drops(layer.crossattention.self) for layer in text.layer)
+
+
+def _drops(attention: nn.Module) -> bool:
+    """Whether some of this attention's scores are dropped."""
+    return attention.dropout.training and attention.dropout.p > 0
+
+
+def _checkpoints(tower: nn.Module) -> bool:
+    """Whether transformers is about to run this tower's layers in activation checkpoints."""
+    return getattr(tower, "gradient_checkpointing", False) and tower.training and torch.is_grad_enabled()
+
+
+# ---------------------------------------------------------------------------------------------------------- checks
+
+
 def _is_reentrant(tower: nn.Module) -> bool:
-    """Whether transformers is about to run this tower's layers in reentrant activation checkpoints."""
-    checkpoints = getattr(tower, "gradient_checkpointing", False) and tower.training and torch.is_grad_enabled()
+    """Whether these checkpoints are reentrant."""
     # transformers keeps partial(checkpoint, use_reentrant=...); torch's default, if nothing is said, is True.
-    options = getattr(tower._gradient_checkpointing_func, "keywords", None) if checkpoints else None
+    options = getattr(tower._gradient_checkpointing_func, "keywords", None) if _checkpoints(tower) else None
     return options is not None and options.get("use_reentrant", True)
 
 

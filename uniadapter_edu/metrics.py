@@ -50,8 +50,17 @@ def image_to_text_ranks(scores: Tensor, image_of_caption: Tensor) -> Tensor:
             f"image {int((~own.any(1)).nonzero()[0])} has no caption, so it has no right answer",
             "give every image at least one caption, or leave the image out of the gallery.",
         )
-    best = scores.masked_fill(~own, float("-inf")).amax(1, keepdim=True)  # (N, 1); NaN stays NaN and ranks last
-    return 1 + (~(scores < best) & ~own).sum(1)
+    return ranks_of_right(scores, own)
+
+
+def ranks_of_right(scores: Tensor, right: Tensor) -> Tensor:
+    """The rank (1 is best) of each query's best-placed right answer, which right answers never take from each other.
+
+    ``scores`` and ``right`` (bool, at least one a query) are (Q, G), of Q queries against G answers. Returns (Q,). Ties
+    and NaN rank right answers behind their rivals. Needs no other query, so that a long evaluation can go block by block.
+    """
+    best = scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True)  # (Q, 1); NaN stays NaN and ranks last
+    return 1 + (~(scores < best) & ~right).sum(1)
 
 
 def recall_at_k(ranks: Tensor, k: int) -> float:
@@ -171,7 +180,11 @@ class RetrievalMetrics:
         direction has candidates of its own.
         """
         t2i = text_to_image_ranks(t2i_scores, image_of_caption)
-        i2t = image_to_text_ranks(i2t_scores, image_of_caption)
+        return cls.from_ranks(t2i, image_to_text_ranks(i2t_scores, image_of_caption), stage_one)
+
+    @classmethod
+    def from_ranks(cls, t2i: Tensor, i2t: Tensor, stage_one: "RetrievalMetrics | None" = None) -> "RetrievalMetrics":
+        """Score the ranks, counted from 1, of M captions' images (M,) and of N images' captions (N,)."""
         return cls(
             *(recall_at_k(t2i, k) for k in (1, 5, 10)),
             median_rank(t2i),

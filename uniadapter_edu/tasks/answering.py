@@ -27,7 +27,7 @@ from uniadapter_edu.tasks.retrieval import (
     Images,
     _column,
     _device,
-    _evaluating,
+    _scoring,
     check_columns,
     normalize,
     tokenize,
@@ -102,7 +102,7 @@ def answer(
     ``questions``: as many, or one for all pictures. ``beams``: 1 is greedy.
     """
     rows = _rows(pictures, questions, medium)
-    with _evaluating(model):
+    with _scoring(model):
         return [
             text
             for states, mask in _looked(model, processor, rows, batch_size, medium)
@@ -130,7 +130,7 @@ def rank_answers(
     rows, ranked = _rows(pictures, questions, medium), []
     if not len(candidates):
         raise UniAdapterError("there are no candidates to rank", "give at least one answer.")
-    with _evaluating(model), tqdm(total=len(rows), desc="ranking", unit="question", disable=not progress) as bar:
+    with _scoring(model), tqdm(total=len(rows), desc="ranking", unit="question", disable=not progress) as bar:
         ids, mask = (x.to(_device(model)) for x in to_say(model, processor, candidates))  # (C, A)
         for states, states_mask in _looked(model, processor, rows, batch_size, medium):
             ranked.append(_rank(model, states, states_mask, ids, mask, min(top_k or len(ids), len(ids))))

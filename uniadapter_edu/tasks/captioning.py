@@ -22,7 +22,7 @@ from uniadapter_edu.tasks.retrieval import (
     Images,
     _column,
     _device,
-    _evaluating,
+    _scoring,
     check_dataset,
     normalize,
 )
@@ -70,7 +70,7 @@ def caption(
     """
     check_class(model, CaptioningTask.backbone)
     texts = []
-    with _evaluating(model):
+    with _scoring(model):
         for _, block in blocks(pictures, batch_size):
             pixels = medium.pixels(processor, block).to(_device(model))
             tokens = medium.tokens(model, normalize(processor, pixels))

@@ -2,7 +2,8 @@
 
 Three passes do everything: images alone, texts alone, and texts that look at images. The third is the expensive
 one, and wherever an image meets several texts these are folded into the query axis, so that the image's keys and
-values are projected once.
+values are projected once. Evaluation goes through galleries of any size block by block: what it holds of all of them at
+once are features, candidates and, where they fit, image tokens.
 
 Data is a ``datasets.Dataset`` (or a list of dicts) with the columns ``image`` (PIL) and ``captions`` (list of str).
 What an image is, only `Images` knows; `video_retrieval` puts clips in its place, and all else is the same.
@@ -20,17 +21,20 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from uniadapter_edu import together
+from uniadapter_edu.attention import fusing_pays
 from uniadapter_edu.errors import UniAdapterError, UnreadableError
-from uniadapter_edu.insertion import folded_texts, frame_weights
+from uniadapter_edu.insertion import folded_texts, frame_weights, fused_attention, unwrapped
 from uniadapter_edu.losses import IGNORED, at_least_float32, contrastive_loss, hard_negatives, matching_loss
-from uniadapter_edu.metrics import RetrievalMetrics
+from uniadapter_edu.metrics import RetrievalMetrics, ranks_of_right
 from uniadapter_edu.reading import is_text, readable
 
 MAX_TOKENS = 35  # what BLIP's retrieval cuts captions to
 TEMPERATURE = 0.07, 0.001, 0.5  # BLIP's start, lower and upper bound
 NOT_A_CANDIDATE = -100.0  # what BLIP's evaluation gives to pairs that were not matched
 CACHE_BYTES = 256 * 2**20  # pixels or tokens beyond this are computed again instead of kept
-TEXTS_PER_PASS = 256  # bounds the memory of matching where an image is a candidate for very many texts
+TEXTS_PER_PASS = 256  # bounds the memory of matching: pairs of an image and a text in one pass
+TOKEN_BYTES_PER_PASS = 64 * 2**20  # likewise, of the images' tokens; more would not make a pass faster
+SCORES_PER_BLOCK = 2**22  # of queries and all of a gallery, which are ranked and forgotten
 
 
 # ---- the three passes
@@ -167,8 +171,9 @@ class Task(nn.Module):
         ]
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The same as the task's ``loss``."""
-        return self.loss(batch)
+        """The same as the task's ``loss``, by attention that never holds all of its scores where that is faster."""
+        with fused_attention(self.model):
+            return self.loss(batch)
 
 
 class RetrievalTask(Task):
@@ -300,13 +305,17 @@ class RetrievalTask(Task):
         rows = torch.tensor([start + row for row in rows], device=tokens.device)
         texts, labels = pairs.texts[rows], pairs.labels[rows]  # (B, 3) each
         w = self.medium.weights(self.model, pairs.features[texts], frames)  # (B, 3, F) or None
-        logits = match(self.model, tokens, pairs.input_ids[texts], pairs.attention_mask[texts], w)  # (B, 3, 2)
+        logits = self.match(tokens, pairs.input_ids[texts], pairs.attention_mask[texts], w)  # (B, 3, 2)
         loss = matching_loss(logits, labels)
         if len(rows) == len(pairs.texts):
             return loss
         # The mean over processes of what their rows sum up to must be the mean over the pairs of all.
         counted = (labels != IGNORED).sum() / (pairs.labels != IGNORED).sum()
         return loss * counted * together.processes()
+
+    def match(self, tokens: Tensor, input_ids: Tensor, attention_mask: Tensor, w: Tensor | None) -> Tensor:
+        """Logits (B, K, 2) of the K texts that each image meets, as :func:`match` computes them."""
+        return match(self.model, tokens, input_ids, attention_mask, w)
 
     def contrast(self, batch: dict[str, Tensor], images: Tensor, texts: Tensor, same: Tensor) -> Tensor:
         """The contrastive loss of images and texts (B, P) against each other, ``same`` (B, B): a scalar."""
@@ -401,7 +410,7 @@ def encode_gallery(
     if not len(images):
         raise UniAdapterError("the gallery is empty, expected at least one row", "pass a data set that has rows.")
     features, tokens, frames, kept = [], [], [], True
-    with _evaluating(model):
+    with _scoring(model):
         for pixels in _pixel_blocks(processor, images, batch_size, medium):
             block, feature, frame = medium.encode(model, normalize(processor, pixels.to(_device(model))))
             kept = kept and block[0].nbytes * len(images) <= keep_bytes
@@ -433,18 +442,19 @@ def evaluate_retrieval(
     """
     check_dataset(dataset, medium)
     captions = _column(dataset, "captions")
-    image_of_caption = torch.tensor([i for i, texts in enumerate(captions) for _ in texts])  # (M,)
-    with _evaluating(model):
+    with _scoring(model):
         gallery = encode_gallery(model, processor, dataset, batch_size, medium)
         texts = _Texts(model, processor, [text for own in captions for text in own], batch_size)
-        similarity = texts.features @ gallery.features.T  # (M, N)
-        stage_one = RetrievalMetrics.from_scores(similarity.cpu(), similarity.T.cpu(), image_of_caption)
+        image_of_caption = [image for image, own in enumerate(captions) for _ in own]
+        of_texts = _Ranked(texts.features, torch.tensor(image_of_caption, device=texts.features.device))
+        of_images = _Ranked(gallery.features, torch.arange(len(dataset), device=texts.features.device))
+        stage_one = RetrievalMetrics.from_ranks(of_texts.ranks(of_images), of_images.ranks(of_texts))
         if top_k < 1:
             return stage_one
-        by_text, by_image = _candidates(similarity, top_k), _candidates(similarity.T, top_k).T  # (M, N) each
-        logits = _match_pairs(model, processor, gallery, texts, by_text | by_image, progress)
-    t2i, i2t = (similarity + torch.where(chosen, logits, NOT_A_CANDIDATE) for chosen in (by_text, by_image))
-    return RetrievalMetrics.from_scores(t2i.cpu(), i2t.T.cpu(), image_of_caption, stage_one)
+        by_text, by_image = of_texts.best(of_images, top_k), of_images.best(of_texts, top_k)  # (M, k) and (N, k)
+        t2i, i2t = _match_both_ways(model, processor, gallery, texts, by_text, by_image, progress)
+        ranks = of_texts.ranks(of_images, by_text, t2i), of_images.ranks(of_texts, by_image, i2t)
+    return RetrievalMetrics.from_ranks(*ranks, stage_one)
 
 
 def search(
@@ -463,16 +473,16 @@ def search(
     ``matching=False`` they stay in contrastive order. ``medium``: what an unencoded gallery holds, if not images.
     """
     queries = [queries] if isinstance(queries, str) else list(queries)
-    with _evaluating(model):
+    with _scoring(model):
         gallery = gallery if isinstance(gallery, Gallery) else encode_gallery(model, processor, gallery, medium=medium)
         texts = _Texts(model, processor, queries, gallery.batch_size)
-        scores = texts.features @ gallery.features.T  # (Q, N)
+        best = _Ranked(texts.features).best(_Ranked(gallery.features), top_k)  # (Q, k)
+        scores = torch.einsum("qp,qkp->qk", texts.features, gallery.features[best])
         if matching:
-            chosen = _candidates(scores, top_k)
-            logits = _match_pairs(model, processor, gallery, texts, chosen, progress=False)
-            scores = scores + torch.where(chosen, logits, NOT_A_CANDIDATE)
-    best = scores.topk(min(top_k, scores.shape[1]), dim=1)
-    return best.indices.cpu(), best.values.cpu()
+            nothing = best.new_empty(len(gallery.images), 0)
+            scores = scores + _match_both_ways(model, processor, gallery, texts, best, nothing, progress=False)[0]
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return best.gather(1, order).cpu(), scores.cpu()
 
 
 class _Texts:
@@ -484,51 +494,129 @@ class _Texts:
         self.features = torch.cat([encode_texts(model, *self.tokens(block)) for block in rows.split(batch_size)])
 
     def tokens(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens of some texts, cut to the longest of them: padding is never computed with."""
+        """The tokens (..., T) of some texts, cut to the longest of them: padding is never computed with."""
         mask = self.attention_mask[rows]
-        longest = int(mask.sum(1).max())
-        return self.input_ids[rows, :longest], mask[:, :longest]
+        longest = int(mask.sum(-1).max())
+        return self.input_ids[rows, :longest], mask[..., :longest]
 
 
-def _candidates(similarity: Tensor, top_k: int) -> Tensor:
-    """Bool like ``similarity`` (queries, gallery): the ``top_k`` largest of each row."""
-    best = similarity.topk(min(top_k, similarity.shape[1]), dim=1).indices
-    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, best, True)
+@dataclass
+class _Ranked:
+    """All texts, or all images, by the features (M, P) that they are ranked by, and the image (M,) that each belongs to.
 
-
-def _match_pairs(model: nn.Module, processor, gallery: Gallery, texts: _Texts, pairs: Tensor, progress: bool) -> Tensor:
-    """The logit of "yes" of every chosen pair; ``pairs`` and the result (M texts, N images), 0 where not chosen.
-
-    Image by image, all of an image's texts folded into one pass: its keys and values are projected once, however
-    many directions and queries want it.
+    The table of all cosines between texts and images exists a block at a time.
     """
-    logits = texts.features.new_zeros(pairs.shape)
-    # Texts that weigh a clip's frames have keys of their own each, for all F frames.
-    at_once = TEXTS_PER_PASS if gallery.frames is None else max(1, TEXTS_PER_PASS // gallery.frames.shape[1])
-    with tqdm(total=int(pairs.sum()), desc="matching", unit="pair", disable=not progress) as bar:
-        for image, tokens in _tokens_of_images(model, processor, gallery, pairs.any(0)):
-            for rows in pairs[:, image].nonzero()[:, 0].split(at_once):
-                input_ids, attention_mask = texts.tokens(rows)  # (K, T)
-                frames = None if gallery.frames is None else gallery.frames[image][None]  # (1, F, P)
-                w = gallery.medium.weights(model, texts.features[rows][None], frames)  # (1, K, F) or None
-                yes = match(model, tokens[None], input_ids[None], attention_mask[None], w)[0, :, 1]  # (K,)
-                logits[rows, image] = at_least_float32(yes)
-                bar.update(len(rows))
+
+    features: Tensor
+    image: Tensor | None = None
+
+    def best(self, others: "_Ranked", top_k: int) -> Tensor:
+        """The ``top_k`` others that are most similar to each of these, the most similar first: indices (M, k)."""
+        k = min(top_k, len(others.features))
+        return torch.cat([cosines.topk(k, dim=1).indices for _, cosines in self._blocks(others)])
+
+    def ranks(self, others: "_Ranked", candidates: Tensor | None = None, logits: Tensor | None = None) -> Tensor:
+        """The rank (M,) of the best of the others that are each one's right answers, after matching if there was one:
+        of each one's ``candidates`` (M, k) with these ``logits`` (M, k)."""
+        ranks = []
+        for rows, scores in self._blocks(others):
+            if candidates is not None:
+                chosen = candidates[rows]
+                matched = scores.gather(1, chosen) + logits[rows]
+                scores = (scores + NOT_A_CANDIDATE).scatter(1, chosen, matched)
+            ranks.append(ranks_of_right(scores, self.image[rows, None] == others.image))
+        return torch.cat(ranks).cpu()
+
+    def _blocks(self, others: "_Ranked") -> Iterator[tuple[slice, Tensor]]:
+        """Some rows of these, and their cosines (b, N) with all others."""
+        at_once = max(1, SCORES_PER_BLOCK // len(others.features))
+        for start in range(0, len(self.features), at_once):
+            rows = slice(start, start + at_once)
+            yield rows, self.features[rows] @ others.features.T
+
+
+def _match_both_ways(
+    model: nn.Module, processor, gallery: Gallery, texts: _Texts, by_text: Tensor, by_image: Tensor, progress: bool
+) -> tuple[Tensor, Tensor]:
+    """The logits of "yes" of each text's candidate images (M, k) and of each image's candidate texts (N, k), alike.
+
+    A pair that is wanted both ways is matched once.
+    """
+    M, N = len(by_text), len(by_image)
+    texts_of, images_of = (torch.arange(n, device=by_text.device)[:, None] for n in (M, N))
+    numbers = torch.cat([(by_text * M + texts_of).flatten(), (images_of * M + by_image).flatten()])  # image-major
+    numbers, places = numbers.unique(return_inverse=True)
+    yes = _match_pairs(model, processor, gallery, texts, numbers.cpu() // M, numbers.cpu() % M, progress)[places]
+    return yes[: by_text.numel()].view_as(by_text), yes[by_text.numel() :].view_as(by_image)
+
+
+def _match_pairs(
+    model: nn.Module, processor, gallery: Gallery, texts: _Texts, images: Tensor, rows: Tensor, progress: bool
+) -> Tensor:
+    """The logit of "yes" (P,) of every pair of ``images`` (P,), in ascending order, and texts, ``rows`` (P,).
+
+    An image's keys and values are projected once for all of its texts, or once for every `TEXTS_PER_PASS` of them.
+    """
+    logits = texts.features.new_zeros(len(images))
+    with tqdm(total=len(images), desc="matching", unit="pair", disable=not progress) as bar:
+        for start in range(0, len(gallery.images), gallery.batch_size):
+            first, last = torch.searchsorted(images, torch.tensor([start, start + gallery.batch_size])).tolist()
+            if first == last:
+                continue
+            tokens = _tokens_of_block(model, processor, gallery, start)  # (b, N, D)
+            for pairs in _passes(images[first:last], _texts_at_once(gallery, tokens), _images_at_once(tokens)):
+                pairs = pairs + first
+                image, text = images[pairs[:, 0]], rows[pairs]  # (B,) and (B, K)
+                frames = None if gallery.frames is None else gallery.frames[image]  # (B, F, P)
+                w = gallery.medium.weights(model, texts.features[text], frames)  # (B, K, F) or None
+                yes = match(model, tokens[image - start], *texts.tokens(text), w)[..., 1]  # (B, K)
+                logits[pairs] = at_least_float32(yes)
+                bar.update(pairs.unique().numel())
     return logits
 
 
-def _tokens_of_images(model, processor, gallery: Gallery, wanted: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(index, tokens (n, D)) of every wanted image, kept or encoded again; at most one block is in memory then."""
-    for start in range(0, len(gallery.images), gallery.batch_size):
-        block = range(start, min(start + gallery.batch_size, len(gallery.images)))
-        if not wanted[block.start : block.stop].any():
-            continue
-        if gallery.tokens is not None:
-            tokens = gallery.tokens[block.start : block.stop]
-        else:
-            pixels = gallery.medium.pixels(processor, [gallery.images[i] for i in block])
-            tokens = gallery.medium.encode(model, normalize(processor, pixels.to(_device(model))))[0]
-        yield from ((i, tokens[i - start]) for i in block if wanted[i])
+def _tokens_of_block(model, processor, gallery: Gallery, start: int) -> Tensor:
+    """Tokens (b, N, D) of the block of images that begins at ``start``, as they were kept, or encoded again."""
+    if gallery.tokens is not None:
+        return gallery.tokens[start : start + gallery.batch_size]
+    block = range(start, min(start + gallery.batch_size, len(gallery.images)))
+    pixels = gallery.medium.pixels(processor, [gallery.images[i] for i in block])
+    return gallery.medium.encode(model, normalize(processor, pixels.to(_device(model))))[0]
+
+
+def _texts_at_once(gallery: Gallery, tokens: Tensor) -> int:
+    """Pairs in a pass. Texts that weigh a clip's frames have keys of their own each, for all F frames: where attention
+    is not fused, which makes them bit by bit, there are fewer."""
+    whole = gallery.frames is None or fusing_pays(tokens, tokens.shape[1])
+    return TEXTS_PER_PASS if whole else max(1, TEXTS_PER_PASS // gallery.frames.shape[1])
+
+
+def _images_at_once(tokens: Tensor) -> int:
+    return max(1, TOKEN_BYTES_PER_PASS // tokens[0].nbytes)
+
+
+def _passes(images: Tensor, pairs_at_once: int, images_at_once: int) -> Iterator[Tensor]:
+    """Which pairs are matched in one pass: places (B, K) in ``images`` (P,), which names each pair's image, in order.
+
+    Images go together that have about as many texts, K. Where one has fewer, by an eighth at most, its last is matched
+    again, which costs less than a pass of its own.
+    """
+    counts = images.unique_consecutive(return_counts=True)[1].tolist()
+    runs = [part for run in torch.arange(len(images)).split(counts) for part in run.split(pairs_at_once)]
+    together: list[Tensor] = []
+    for run in sorted(runs, key=len):
+        fits = len(together) < images_at_once and len(run) * (len(together) + 1) <= pairs_at_once
+        if together and not (fits and 8 * len(run) <= 9 * len(together[0])):
+            yield _rectangle(together)
+            together = []
+        together.append(run)
+    yield _rectangle(together)
+
+
+def _rectangle(runs: list[Tensor]) -> Tensor:
+    """Runs of places, the longest last, as (B, K)."""
+    K = len(runs[-1])
+    return torch.stack([torch.cat([run, run[-1:].expand(K - len(run))]) for run in runs])
 
 
 # ---- pictures and words
@@ -626,11 +714,6 @@ def blip_of(model: nn.Module) -> nn.Module:
     return blip
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """transformers' own model, out of peft's wrapper; what peft put into its layers stays at work."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
@@ -644,3 +727,10 @@ def _evaluating(model: nn.Module):
             yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _scoring(model: nn.Module):
+    """As `_evaluating`, for those who want no attention maps."""
+    with _evaluating(model), fused_attention(model):
+        yield
