@@ -351,6 +351,29 @@ def test_the_two_models_answer_as_search_and_evaluation_do(specimen, gallery):
     assert_untouched(specimen, bits, hooks)
 
 
+def test_a_dial_encodes_anew_only_what_it_is_heard_in(specimen, gallery, monkeypatch):
+    models, encoded = microscope.TwoModels(specimen, ua.load_processor(), gallery), []
+    for name in ("encode_images", "encode_texts"):
+        encode = getattr(microscope.gallery, name)
+        monkeypatch.setattr(
+            microscope.gallery, name, lambda *args, name=name, encode=encode: encoded.append(name) or encode(*args)
+        )
+
+    def heard_in(dials):
+        encoded.clear()
+        recall = models.recall(dials)
+        heard = list(encoded)
+        with dialled(specimen, dials):
+            assert recall == evaluate_retrieval(specimen, models.processor, gallery, top_k=0, progress=False).t2i_r1
+        return heard
+
+    assert heard_in(Dials()) == ["encode_texts", "encode_images"]
+    assert heard_in(Dials(query_residual=False)) == heard_in(Dials(branches=("vision", "text"))) == []
+    assert heard_in(Dials(branches=("text", "cross"))) == ["encode_images"]
+    assert heard_in(Dials(branches=("vision", "cross"))) == ["encode_texts"]
+    assert heard_in(Dials(scale=0.5)) == heard_in(Dials(layers=(0,))) == ["encode_texts", "encode_images"]
+
+
 def test_a_question_that_cannot_be_answered_is_refused(specimen, gallery):
     models = microscope.TwoModels(specimen, ua.load_processor(), gallery)
     with pytest.raises(UniAdapterError, match="query is empty"):
