@@ -141,7 +141,7 @@ def lab(tmp_path_factory):
         yield f"http://127.0.0.1:{port}/lab/tree/views.ipynb?token={TOKEN}&reset"
     finally:
         server.terminate()  # which ends its kernels
-        server.wait(30)
+        server.wait(START)
 
 
 def wait_for_server(address: str, server: subprocess.Popen, log: Path):
