@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from PIL import Image as PILImage
 from small_world import assert_untouched, frozen_bits, hooks_of, random_adapters, wide_awake
@@ -351,6 +352,29 @@ def test_the_two_models_answer_as_search_and_evaluation_do(specimen, gallery):
     assert_untouched(specimen, bits, hooks)
 
 
+def test_a_dial_encodes_anew_only_what_it_is_heard_in(specimen, gallery, monkeypatch):
+    models, encoded = microscope.TwoModels(specimen, ua.load_processor(), gallery), []
+    for name in ("encode_images", "encode_texts"):
+        encode = getattr(microscope.gallery, name)
+        monkeypatch.setattr(
+            microscope.gallery, name, lambda *args, name=name, encode=encode: encoded.append(name) or encode(*args)
+        )
+
+    def heard_in(dials):
+        encoded.clear()
+        recall = models.recall(dials)
+        heard = list(encoded)
+        with dialled(specimen, dials):
+            assert recall == evaluate_retrieval(specimen, models.processor, gallery, top_k=0, progress=False).t2i_r1
+        return heard
+
+    assert heard_in(Dials()) == ["encode_texts", "encode_images"]
+    assert heard_in(Dials(query_residual=False)) == heard_in(Dials(branches=("vision", "text"))) == []
+    assert heard_in(Dials(branches=("text", "cross"))) == ["encode_images"]
+    assert heard_in(Dials(branches=("vision", "cross"))) == ["encode_texts"]
+    assert heard_in(Dials(scale=0.5)) == heard_in(Dials(layers=(0,))) == ["encode_texts", "encode_images"]
+
+
 def test_a_question_that_cannot_be_answered_is_refused(specimen, gallery):
     models = microscope.TwoModels(specimen, ua.load_processor(), gallery)
     with pytest.raises(UniAdapterError, match="query is empty"):
@@ -563,11 +587,21 @@ def test_the_consoles_bars_are_its_numbers(specimen, gallery):
     assert widths(cosine) == pytest.approx([max(answer.cosine, 0) for answer in found.values()])
     assert widths(probability) == pytest.approx([100 * answer.probability for answer in found.values()])
     assert widths(figures.recall_bars({"frozen": 0.25, "as trained": 0.5}).axes[0]) == [25, 50]
-    columns = {"adapted": models.best_captions(1, 3)}
-    lines = [text for text in figures.caption_columns(models, 1, columns).texts[1:]]
-    for line, (text, cosine) in zip(lines, columns["adapted"], strict=True):
-        assert line.get_text() == f"{cosine:.2f}  {models.texts[text]}"[:56]
-        assert (line.get_color() == figures.COLOURS["right"]) == (models.image_of_text[text] == 1)
+
+
+def test_captions_are_the_closest_ones_green_where_own_and_fit_their_columns(specimen, gallery):
+    models = microscope.TwoModels(specimen, ua.load_processor(), gallery)
+    for picture in range(3):
+        columns = {"frozen": models.best_captions(picture, 3, microscope.FROZEN)}
+        columns |= {"adapted": models.best_captions(picture, 3)}
+        figure = figures.caption_columns(models, picture, columns)
+        frozen, adapted = figure.texts[1:4], figure.texts[5:]
+        for line, (text, cosine) in zip(frozen + adapted, columns["frozen"] + columns["adapted"], strict=True):
+            assert f"{cosine:.2f}  {models.texts[text]}".startswith(line.get_text().removesuffix(" …"))
+            assert (line.get_color() == figures.COLOURS["right"]) == (models.image_of_text[text] == picture)
+        FigureCanvasAgg(figure).draw()
+        for column, edge in ((frozen, adapted[0].get_window_extent().x0), (adapted, figure.bbox.x1)):
+            assert max(line.get_window_extent().x1 for line in column) < edge
 
 
 def test_frames_are_drawn_with_their_weights_and_what_these_do(specimen):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -97,8 +98,16 @@ def test_readme_shows_the_two_commands():
 def test_ci_and_the_workflow_do_the_same():
     assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     script = (ROOT / ".ci" / "run").read_text()
-    assert ".ci/readme-command test" in script and "ruff check" in script
+    assert ".ci/readme-command test" in script and "\n.ci/chromium\n" in script and "ruff check" in script
     run("bash", "-n", ROOT / ".ci" / "run")
+
+
+def test_ci_goes_on_where_no_chromium_can_be_had_and_says_so(tmp_path):
+    for tool in ("bash", "dirname", "grep", "id", "mktemp", "rm"):  # and neither apt-get nor python3
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    command = ["bash", ROOT / ".ci" / "chromium"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert result.returncode == 0 and "browser tests will be skipped" in result.stderr
 
 
 # --------------------------------------------------------------------------------------------------------------- wheel

@@ -1,5 +1,7 @@
 """Views in plain Python, where callbacks fire as they do on a page: which pictures change, errors, closing."""
 
+from threading import Thread
+
 import ipywidgets
 import microscope_views
 import pytest
@@ -76,6 +78,38 @@ def test_a_picture_is_drawn_once_for_a_control_and_what_follows_it():
     assert drawn == [(0, "a"), (2, "aaa")]
     controls["text"].value = "b"
     assert drawn[2:] == [(2, "b")] and controls["number"].value == 2
+    view.close()
+
+
+def test_a_control_that_moves_while_a_cell_runs_is_answered_at_its_end():
+    """Newer kernels answer controls in a thread of their own, and the cell may be at work on the same model."""
+
+    class Shell:  # as far as it is asked
+        def __init__(self):
+            self.hooks, self.events = {}, self
+
+        def register(self, event, function):
+            self.hooks[event] = function
+
+    shell, drawn, controls = Shell(), [], {"number": widgets._slider("number", 5)}
+    widgets._take_turns_with_cells(shell)
+
+    def draw(number):
+        drawn.append(number)
+        return Image.new("RGB", (number + 1, 1))
+
+    view = widgets.View("Test", controls, {"p": (draw, ("number",))})
+    shell.hooks["post_run_cell"](None)  # of the cell that made the view
+    for number in (2, 4):
+        shell.hooks["pre_run_cell"](None)
+        controls["number"].value = number - 1  # a cell may move it itself
+        other = Thread(target=setattr, args=(controls["number"], "value", number))
+        other.start()
+        other.join(0.2)
+        assert other.is_alive() and drawn[-1] == number - 1
+        shell.hooks["post_run_cell"](None)
+        other.join()
+        assert drawn[-1] == number
     view.close()
 
 

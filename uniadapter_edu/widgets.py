@@ -10,12 +10,17 @@ only these draw it anew. Widgets are ipywidgets' own, pictures are PNG in `ipywi
 JupyterLab, Colab and VS Code alike, also by keyboard.
 """
 
+import gc
 import html
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
+from threading import RLock
 
 import ipywidgets as W
+from IPython import get_ipython
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -65,6 +70,8 @@ class View(W.VBox):
         super().__init__([row, self.message, column])
         self.add_class(page_name(name))
         self.redraw(set(controls))
+        if shell := get_ipython():
+            _take_turns_with_cells(shell)
         for key, control in self.controls.items():
             control.observe(lambda change, key=key: self._moved(key), names="value")
 
@@ -74,6 +81,10 @@ class View(W.VBox):
 
     def redraw(self, moved: set[str]) -> None:
         """Draw the pictures that depend on the controls that moved. What goes wrong is shown, and the picture stays."""
+        with _litter_picked_up():
+            self._redraw(moved)
+
+    def _redraw(self, moved: set[str]) -> None:
         values = self.values()
         for key, (draw, wanted) in self._draw.items():
             if not moved & set(wanted):
@@ -105,18 +116,52 @@ class View(W.VBox):
         if self._following:
             return
         moved = {key}
-        if key in self._follow:
-            other, value_of = self._follow[key]
-            self._following = True  # both are drawn at once, below
-            try:
-                self.controls[other].value = value_of(self.controls[key].value)
-            finally:
-                self._following = False
-            moved.add(other)
-        self.redraw(moved)
+        with _TURN:
+            if key in self._follow:
+                other, value_of = self._follow[key]
+                self._following = True  # both are drawn at once, below
+                try:
+                    self.controls[other].value = value_of(self.controls[key].value)
+                finally:
+                    self._following = False
+                moved.add(other)
+            self.redraw(moved)
 
     def __repr__(self) -> str:
         return f"{self.name}: an interactive view, where this notebook runs; the figure below shows the same."
+
+
+_TURN = RLock()  # of a cell, or of a control that was moved
+
+
+@cache
+def _take_turns_with_cells(shell: InteractiveShell) -> None:
+    """From now on a control that is moved while a cell runs is answered at its end, and the other way round.
+
+    A view sets the dials of a model that cells may use as well, and newer kernels answer controls in a thread of their
+    own, whatever runs.
+    """
+
+    def end(result):
+        with suppress(RuntimeError):  # the cell that made the first view began without
+            _TURN.release()
+
+    shell.events.register("pre_run_cell", lambda info: _TURN.acquire())
+    shell.events.register("post_run_cell", end)
+
+
+@contextmanager
+def _litter_picked_up() -> Iterator[None]:
+    """What was made inside and is of no more use is gone afterwards. Figures are rings of objects; left to itself, Python
+    would now and then go through all objects of the process to find them, for as long as some pictures take."""
+    collecting = gc.isenabled()
+    gc.disable()  # so that all of it is in the youngest generation
+    try:
+        yield
+    finally:
+        gc.collect(0)
+        if collecting:
+            gc.enable()
 
 
 def page_name(view: str, picture: str = "") -> str:

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from uniadapter_edu._files import data_path
-from uniadapter_edu.accounting import _count_heads, count_adapter_parameters
+from uniadapter_edu.accounting import count_adapter_parameters
+from uniadapter_edu.adapter import Heads
 from uniadapter_edu.config import UniAdapterConfig
 from uniadapter_edu.errors import UniAdapterError
 from uniadapter_edu.insertion import _Towers, _towers
@@ -75,14 +76,14 @@ def costs(model: nn.Module, config: UniAdapterConfig) -> list[Cost]:
             f"Widths are {towers.widths} and kv_bottleneck is {config.kv_bottleneck}, expected one width, and None.",
             "Take a base checkpoint and a config without key/value adapters.",
         )
-    heads = _count_heads(towers.heads) if config.train_heads else 0
+    heads = sum(p.numel() for p in Heads(towers.heads).parameters())
     depths = towers.depths["vision"], towers.depths["text"]
-    adapters = heads + count_adapter_parameters(config, towers.widths["vision"], *depths)
+    adapters = heads * config.train_heads + count_adapter_parameters(config, towers.widths["vision"], *depths)
     forward, rank = multiply_adds(model), lora_rank_for(model, adapters)
     targets = _lora_targets(model)
     per_rank = {name: linear.in_features + linear.out_features for name, linear in targets.items()}
     low_rank = rank * sum(_rows(name, towers.tokens) * n for name, n in per_rank.items())
-    head_copies = _count_heads(towers.heads) - 1  # LoRA's bring no temperature along
+    head_copies = heads - 1  # LoRA's bring no temperature along
     return [
         Cost("UniAdapter", adapters, forward + adapter_multiply_adds(towers, config)),
         Cost("LoRA", head_copies + rank * sum(per_rank.values()), forward + low_rank, rank),

@@ -6,7 +6,7 @@ and a slider's picture has to follow the slider.
 """
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
+from textwrap import fill, shorten
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
@@ -471,6 +471,6 @@ def caption_columns(models: TwoModels, picture: int, found: Mapping[str, Sequenc
         for row, (text, cosine) in enumerate(captions):
             own = models.image_of_text[text].item() == picture
             ink = {"color": COLOURS["right"] if own else "black", "fontweight": "bold" if own else "normal"}
-            line = f"{cosine:.2f}  {models.texts[text]}"
-            figure.text(x, 0.74 - 0.145 * row, line[:56], fontsize=8.5, va="center", **ink)
+            words = shorten(models.texts[text], 43 if own else 47, placeholder=" …")  # bold letters are wider
+            figure.text(x, 0.74 - 0.145 * row, f"{cosine:.2f}  {words}", fontsize=8.5, va="center", **ink)
     return figure

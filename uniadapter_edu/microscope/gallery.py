@@ -1,11 +1,12 @@
 """A small gallery that two models search: the frozen backbone, and the adapted one at whatever its dials say.
 
-Pictures and captions become pixels and tokens once. Moving a dial encodes them anew; typing another query does not.
+Pictures and captions become pixels and tokens once. Moving a dial encodes anew what it is heard in, pictures, sentences or
+both; typing another query does not.
 """
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -63,8 +64,8 @@ class TwoModels:
         self.image_of_text = torch.tensor([i for i, own in enumerate(self.captions) for _ in own])  # (M,)
         self._pixels = normalize(processor, preprocess(processor, self.images))  # (N, 3, H, W)
         self._tokens = tokenize(processor, self.texts)  # (M, T) twice
-        self._pictures: Callable[[Dials | None], Gallery] = lru_cache(8)(self._encode_pictures)
-        self._sentences: Callable[[Dials | None], Tensor] = lru_cache(8)(self._encode_sentences)
+        self._pictures_of: Callable[[Dials | None], Gallery] = lru_cache(8)(self._encode_pictures)
+        self._sentences_of: Callable[[Dials | None], Tensor] = lru_cache(8)(self._encode_sentences)
         self.find = lru_cache(64)(self._find)
         self.ask = lru_cache(64)(self._ask)
 
@@ -109,6 +110,12 @@ class TwoModels:
         with state, _evaluating(self.model):
             yield
 
+    def _pictures(self, dials: Dials | None) -> Gallery:
+        return self._pictures_of(_for_tower(dials, "vision"))
+
+    def _sentences(self, dials: Dials | None) -> Tensor:
+        return self._sentences_of(_for_tower(dials, "text"))
+
     def _encode_pictures(self, dials: Dials | None) -> Gallery:
         with self._state(dials):
             tokens, features = encode_images(self.model, self._pixels)
@@ -125,3 +132,10 @@ class TwoModels:
             raise UniAdapterError(
                 f"There is no picture {right}.", f"Pictures are numbered from 0 to {len(self.images) - 1}."
             )
+
+
+def _for_tower(dials: Dials | None, branch: str) -> Dials | None:
+    """The dials as one encoder alone hears them: of the branches, no other than its own."""
+    if dials is FROZEN:
+        return FROZEN
+    return replace(dials, branches=tuple(b for b in dials.branches if b == branch), query_residual=True)
