@@ -74,3 +74,11 @@ def test_a_clip_is_drawn_with_the_tokens_of_each_frame_and_a_black_cls():
     faces = [mcolors.to_hex(patch.get_facecolor()) for patch in figure.axes[0].patches if type(patch) is Rectangle]
     assert faces == 3 * [diagrams.SHARED, *4 * [viz.COLOURS["vision"]]]
     assert {"frame 1", "frame 3", "patches: keys $· m_{3}$"} <= words(figure)
+
+
+def test_every_tower_of_the_speaking_models_has_the_branches_of_its_layers():
+    figure = diagrams.decoders()
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert [written.count(f"$A_{{{branch}}}$") for branch in ("vision", "text", "cross")] == [2, 3, 3]
+    assert written.count("vision encoder") == 2 and written.count("$e$") == 2 and written.count("$q$") == 1
+    assert {"question encoder", "answer decoder", "caption decoder"} <= set(written)

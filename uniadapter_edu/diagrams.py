@@ -400,6 +400,48 @@ def frames(count: int = 3, patches: int = 4) -> Figure:
     return figure
 
 
+def decoders() -> Figure:
+    """The two tasks whose decoder speaks: their towers, what looks at what, and the branches that adapt each tower."""
+    figure, axes = canvas(92, 51)
+    both = ("text", "cross")
+    for y, title in ((48, "answering"), (21, "captioning")):
+        axes.text(4, y, title, fontsize=10.5, fontweight="bold", va="center")
+    _tower(axes, 4, 32, "vision encoder", ("vision",), "picture")
+    _tower(axes, 35, 32, "question encoder", both, "question")
+    _tower(axes, 66, 32, "answer decoder", both, "words so far")
+    _tower(axes, 4, 5, "vision encoder", ("vision",), "picture")
+    _tower(axes, 66, 5, "caption decoder", both, "words so far")
+    looks = ((26, 35, 40, "$e$", "vision"), (57, 66, 40, "$q$", "cross"), (26, 66, 13, "$e$", "vision"))
+    for start, end, y, name, branch in looks:
+        arrow(axes, (start, y), (end, y), COLOURS[branch])
+        axes.text((start + end) / 2 - 0.5, y + 1, name, ha="center", fontsize=12, color=COLOURS[branch])
+    for y in (45, 18):
+        arrow(axes, (77, y), (77, y + 2.8), COLOURS["cross"])
+        axes.text(77, y + 3.2, "next word", ha="center", fontsize=10)
+    return figure
+
+
+def _tower(axes: Axes, x: float, y: float, title: str, branches: tuple[str, ...], below: str):
+    """A frozen tower, the branches that its layers have, and what it reads."""
+    box(axes, x, y, 22, 13, "", PALE)
+    box(axes, x + 1.5, y + 6.5, 19, 5, title, FROZEN, size=10)
+    width = (19 - 1.5 * (len(branches) - 1)) / len(branches)
+    for place, branch in enumerate(branches):
+        box(
+            axes,
+            x + 1.5 + place * (width + 1.5),
+            y + 1.3,
+            width,
+            4.2,
+            f"$A_{{{branch}}}$",
+            COLOURS[branch],
+            "white",
+            10,
+        )
+    arrow(axes, (x + 11, y - 2.6), (x + 11, y), COLOURS[branches[0]])
+    axes.text(x + 11, y - 4.6, below, ha="center", fontsize=10)
+
+
 def gradient_paths() -> Figure:
     """How far back a gradient has to go: all through, to the adapters in every layer, or to the head alone."""
     figure, axes = canvas(90, 38)
