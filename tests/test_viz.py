@@ -150,3 +150,26 @@ def test_the_curve_over_examples_goes_through_the_means_of_its_seeds():
     assert means == [[[50, 32], [200, 51]], [[50, 28], [200, 60]]]
     assert [t.get_text() for t in axes.texts] == ["UniAdapter", "full fine-tuning", "frozen"]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["50", "200"] and axes.get_xscale() == "log"
+
+
+def test_what_is_said_stands_beside_its_picture_and_is_green_where_it_is_right(gallery):
+    pictures, texts = list(gallery["image"][:3]), ["one", "two", "three"]
+    figure = viz.said_sheet(pictures, {"asked": ["?"] * 3, "says": texts}, {"says": [True, False, True]})
+    assert [np.array_equal(p.get_images()[0].get_array(), q) for p, q in zip(visible(figure), pictures)] == [True] * 3
+    written = [[text for text in axes.texts if text.get_text() not in ("asked", "says")] for axes in figure.axes]
+    said = [[text.get_text() for text in own] for own in written if own]
+    assert said == [["?", "one ✓"], ["?", "two ✗"], ["?", "three ✓"]]
+    green = [own[1].get_color() == viz.COLOURS["right"] for own in written if own]
+    assert green == [True, False, True]
+
+
+def test_grouped_bars_stand_in_order_and_have_their_numbers():
+    groups = {"first": {"UniAdapter": 40.4, "frozen": 0.0}, "second": {"UniAdapter": 9.6}}
+    axes = viz.grouped_bars(groups, "%", viz.COLOURS).axes[0]
+    bars = {
+        c.get_label(): [(round(b.get_y() + b.get_height() / 2, 2), b.get_width()) for b in c] for c in axes.containers
+    }
+    assert bars == {"UniAdapter": [(-0.2, 40.4), (0.8, 9.6)], "frozen": [(0.2, 0.0)]} and axes.yaxis_inverted()
+    assert [text.get_text() for text in axes.texts] == ["40", "10", "0"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert axes.get_legend() and not viz.grouped_bars({"a": {"frozen": 1}}, "%", viz.COLOURS).axes[0].get_legend()

@@ -84,6 +84,34 @@ def contact_sheet(
     return figure
 
 
+def said_sheet(
+    pictures: Sequence,
+    said: Mapping[str, Sequence[str]],
+    right: Mapping[str, Sequence[bool]] | None = None,
+    columns: int = 2,
+) -> Figure:
+    """Pictures, and beside each of them what was asked or said about it: a line for each name of `said`.
+
+    said   name -> one text for each picture
+    right  for some of these names, which of the texts are right: those are green with a tick, the others have a cross
+    """
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(9.2, 1.25 * rows), layout="constrained", dpi=100)
+    panels = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[1, 2.6] * columns)
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for i, picture in enumerate(pictures):
+        beside, texts = panels[i // columns, 2 * (i % columns)], panels[i // columns, 2 * (i % columns) + 1]
+        beside.imshow(picture, interpolation="nearest")
+        for line, (name, own) in enumerate(said.items()):
+            verdict = right[name][i] if right and name in right else None
+            mark, ink = {None: ("", "black"), True: (" ✓", COLOURS["right"]), False: (" ✗", "#6b6b6b")}[verdict]
+            look = {"y": 1 - (line + 0.5) / len(said), "va": "center", "in_layout": False}
+            texts.text(0, s=name, fontsize=8, color="#6b6b6b", **look)
+            texts.text(0.22, s=fill(own[i], 36) + mark, fontsize=9, color=ink, **look)
+    return figure
+
+
 def clip_sheet(clips: Dataset, n: int = 6, caption: int | None = 0, title: str | None = None) -> Figure:
     """The first `n` clips of any data set with the columns `frames` and `captions`: a row a clip, its caption above it.
 
@@ -489,6 +517,32 @@ def bars(values: Mapping[str, float], xlabel: str, colours: Mapping[str, str] | 
     axes.margins(x=0.15)
     axes.set_xlabel(xlabel)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def grouped_bars(groups: Mapping[str, Mapping[str, float]], xlabel: str, colours: Mapping[str, str]) -> Figure:
+    """Horizontal bars in groups, the first group and its first bar on top: group -> name -> number.
+
+    Each bar has its number behind it; with more than one name, a legend says which colour is which.
+    """
+    names = list(dict.fromkeys(name for own in groups.values() for name in own))
+    height = 0.8 / len(names)
+    size = (6.4, 0.9 + (0.2 + 0.2 * len(names)) * len(groups))
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        own = {row: values[name] for row, values in enumerate(groups.values()) if name in values}
+        rows = [row + (place - (len(names) - 1) / 2) * height for row in own]
+        drawn = axes.barh(rows, list(own.values()), 0.9 * height, color=colours[name], label=name)
+        axes.bar_label(drawn, [f"{value:.0f}" for value in own.values()], padding=3, fontsize=8.5)
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.1)
+    axes.set_xlabel(xlabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(names) > 1:
+        axes.legend(frameon=False, fontsize=9)
     return figure
 
 
