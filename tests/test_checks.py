@@ -398,6 +398,43 @@ WRONG = [
 ]
 
 
+# 09, questions and captions
+
+
+def text_loss(logits, ids, mask, shift=1, counted=True):
+    said = logits[:, : logits.shape[1] - shift].log_softmax(-1)
+    losses = -said.gather(-1, ids[:, shift:, None])[..., 0]
+    return (losses * (mask[:, shift:] if counted else 1)).sum(1)
+
+
+RIGHT += [
+    (checks.looked_at, ("e", "q", "e")),
+    (checks.next_token_loss, (text_loss,)),
+    (checks.greedy_and_best, ("hot dog", "violin", "hot pepper")),
+]
+OPEN += [
+    (checks.looked_at, ("e", ..., "e")),
+    (checks.next_token_loss, (lambda logits, ids, mask: ...,)),
+    (checks.greedy_and_best, ("hot dog", "violin", ...)),
+]
+WRONG += [
+    (checks.looked_at, ("q", "q", "e"), "question encoder does not look at 'q'"),
+    (checks.looked_at, ("e", "e", "e"), "never sees the picture itself"),
+    (checks.looked_at, ("e", "q", "q"), "nobody asks"),
+    (checks.next_token_loss, (lambda *given: text_loss(*given, shift=0),), "about the NEXT one"),
+    (checks.next_token_loss, (lambda *given: text_loss(*given, shift=2),), "shift once, not twice"),
+    (checks.next_token_loss, (lambda *given: text_loss(*given, counted=False),), "padding was counted"),
+    (checks.next_token_loss, (lambda *given: text_loss(*given) / given[2][:, 1:].sum(1),), "without dividing"),
+    (checks.next_token_loss, (lambda *given: -text_loss(*given),), "minus the logarithm"),
+    (checks.next_token_loss, (lambda *given: 2 * text_loss(*given),), "expected -log p"),
+    (checks.next_token_loss, (lambda *given: text_loss(*given).mean(),), "one number for each text"),
+    (checks.greedy_and_best, ("violin", "violin", "hot pepper"), "greedy is not 'violin'"),
+    (checks.greedy_and_best, ("hot dog", "hot dog", "hot pepper"), "best is not 'hot dog', which has probability 0.25"),
+    (checks.greedy_and_best, ("hot dog", "violin", "violin"), "only the two candidates count"),
+    (checks.greedy_and_best, ("dog", "violin", "fox"), "is no answer here"),
+]
+
+
 # 11, a real BLIP, and A, the paper and its code
 
 

@@ -480,6 +480,72 @@ def largest_ratio(ratio: float, temperature: float) -> None:
     _right("At the paper's temperature of 4 it is 1.65.")
 
 
+# ------------------------------------------------------------------------------------------ 09, questions and captions
+
+
+def looked_at(question_encoder: str, answer_decoder: str, caption_decoder: str) -> None:
+    """What each looks at by cross-attention: "e", the picture's tokens, or "q", the question's states."""
+    given = {
+        "question encoder": question_encoder,
+        "answer decoder": answer_decoder,
+        "caption decoder": caption_decoder,
+    }
+    if any(_open(answer) for answer in given.values()):
+        return
+    reasons = {
+        "question encoder": ("e", "its words look at the picture; q is what comes of it"),
+        "answer decoder": ("q", "it never sees the picture itself, only what the question has found in it"),
+        "caption decoder": ("e", "nobody asks, so there is no q"),
+    }
+    for tower, (right, why) in reasons.items():
+        assert given[tower] == right, f"the {tower} does not look at {given[tower]!r}: {why}."
+    _right("What the question has not looked for, no answer can say.")
+
+
+def next_token_loss(loss: Callable) -> None:
+    """``loss(logits, ids, mask)``: -log p of each text, (B,): summed over its tokens but the first, without padding."""
+    logits = torch.linspace(0, 9, 2 * 4 * 5).view(2, 4, 5).sin()
+    ids, mask = torch.tensor([[4, 1, 2, 3], [4, 2, 3, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    if _open(given := loss(logits, ids, mask)):
+        return
+
+    def losses(shift: int) -> torch.Tensor:
+        said = logits[:, : 4 - shift].log_softmax(-1)
+        return -said.gather(-1, ids[:, shift:, None])[..., 0]  # (B, 4 - shift)
+
+    right = (losses(1) * mask[:, 1:]).sum(1)
+    mistakes = {
+        "the logits after a token are about the NEXT one: shift ids and logits by one": (losses(0) * mask).sum(1),
+        "that trains the token after the next: shift once, not twice": (losses(2) * mask[:, 2:]).sum(1),
+        "padding was counted: leave out where the mask of the next token is 0": losses(1).sum(1),
+        "sum over a text's tokens, without dividing: log p of the whole text is wanted": right / mask[:, 1:].sum(1),
+        "minus the logarithm": -right,
+    }
+    assert torch.is_tensor(given) and given.shape == (2,), "one number for each text: sum over its tokens, shape (B,)."
+    found = next(
+        (why for why, wrong in mistakes.items() if torch.allclose(given, wrong)), "expected -log p of each text"
+    )
+    assert torch.allclose(given, right), f"{found}."
+    _right("The first token is never a target, and padding is none either.")
+
+
+def greedy_and_best(greedy: str, best: str, ranked: str) -> None:
+    """What three ways of answering say of the same probabilities: "hot dog", "violin", and of two candidates "hot pepper"."""
+    if any(_open(answer) for answer in (greedy, best, ranked)):
+        return
+    probabilities = {"hot dog": 0.25, "hot pepper": 0.15, "hot springs": 0.1, "violin": 0.36, "fox": 0.1}
+    asked = {
+        "greedy": (greedy, "hot dog", "take the likeliest first word, then the likeliest that follows it"),
+        "best": (best, "violin", "multiply along each answer and compare the products"),
+        "ranked": (ranked, "hot pepper", "only the two candidates count, and each by all of its words"),
+    }
+    for name, (given, right, why) in asked.items():
+        p = probabilities.get(given)
+        chance = f" has probability {p:g}" if p else ""
+        assert given == right, f"{name} is not {given!r}, which{chance or ' is no answer here'}: {why}."
+    _right("One model, three answers: a score belongs to the way in which it was found.")
+
+
 # --------------------------------------------------------------------------------------------- 10, compare and ablate
 
 
