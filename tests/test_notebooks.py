@@ -25,6 +25,7 @@ LARGEST_PICTURE = 60_000  # bytes
 MODEL = "03_one_bottleneck_adapter"  # a notebook that the tests of make.py itself take apart
 PUBLISHED = "A_paper_and_code"
 REAL = "11_a_real_blip"
+SPEAKING = "09_questions_and_captions"
 
 spec = importlib.util.spec_from_file_location("make", ROOT / "notebooks" / "make.py")
 make = importlib.util.module_from_spec(spec)
@@ -33,6 +34,13 @@ spec.loader.exec_module(make)
 # A package with a mistake in it, and the notebook that teaches the point and therefore has to fail:
 # notebook, file, what is there, what a mistake makes of it.
 BROKEN = [
+    # the copies of the heads start at random
+    (
+        "00_quickstart",
+        "adapter.py",
+        "copy.to(linear.weight.dtype).load_state_dict(linear.state_dict())",
+        "copy.to(linear.weight.dtype)",
+    ),
     # the adapter reads what the MLP gives, not u
     (MODEL, "insertion.py", "output + layer.vision(u)", "output + layer.vision(output)"),
     # up-projections start at random
@@ -70,6 +78,32 @@ BROKEN = [
     ("08_video_and_frames", "insertion.py", "cls.mean(dim=1)", "cls[:, 0]"),
     # the keys of a frame's CLS are scaled, too
     ("08_video_and_frames", "attention.py", "torch.cat([cls, m * patches]", "torch.cat([m * cls, m * patches]"),
+    # the answer decoder has no adapters
+    (
+        SPEAKING,
+        "insertion.py",
+        'texts["kv_decoder"] = model.text_decoder.bert.encoder',
+        'texts.setdefault("kv", model.text_decoder.bert.encoder)',
+    ),
+    # padding is learned like words
+    (SPEAKING, "losses.py", "input_ids[:, 1:].masked_fill(attention_mask[:, 1:] == 0, IGNORED)", "input_ids[:, 1:]"),
+    # the decoder looks at the padding of questions, as transformers' does
+    (SPEAKING, "tasks/language.py", '"encoder_attention_mask": states_mask}', '"encoder_attention_mask": None}'),
+    # the mean over a caption's tokens counts [DEC], which is never said
+    (SPEAKING, "tasks/captioning.py", "losses.sum() / mask[:, 1:].sum()", "losses.sum() / mask.sum()"),
+    # ranked answers keep the order of their first words, and only their scores are sorted
+    (SPEAKING, "tasks/answering.py", "return chosen.gather(1, order), scores", "return chosen, scores"),
+    # whichever adapter is asked for, the first one stays at work
+    (
+        SPEAKING,
+        "insertion.py",
+        "wiring.active = wiring.sets[name]",
+        "wiring.active = wiring.active or wiring.sets[name]",
+    ),
+    # LoRA gets its budget without its heads
+    ("10_compare_and_ablate", "methods.py", "round((parameters - heads) / per_rank)", "round(parameters / per_rank)"),
+    # the console's dial of the scale turns nothing
+    ("12_adapter_microscope", "microscope/dials.py", "scale=factor * layer.scale", "scale=layer.scale"),
     # LN_x is frozen, as by the authors' accident
     (PUBLISHED, "adapter.py", "norm_cross = nn.LayerNorm(D)", "norm_cross = nn.LayerNorm(D).requires_grad_(False)"),
     # the cross branch forgets LN_x
