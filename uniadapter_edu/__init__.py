@@ -16,7 +16,7 @@ check_versions()  # before anything imports transformers: a wrong version should
 
 from uniadapter_edu._files import data_path, verify_checksums
 from uniadapter_edu.accounting import PeakMemory, bottleneck_for, size_on_disk, trainable_parameters
-from uniadapter_edu.adaptation import adapt
+from uniadapter_edu.adaptation import adapt, adapt_benchmark
 from uniadapter_edu.adapter import UniAdapter
 from uniadapter_edu.backbones import load_backbone, load_processor
 from uniadapter_edu.checkpoint import load_adapters, save_adapters
@@ -38,6 +38,7 @@ from uniadapter_edu.insertion import (
 from uniadapter_edu.methods import full_fine_tuning, linear_probe, lora, lora_rank_for
 from uniadapter_edu.metrics import RetrievalMetrics
 from uniadapter_edu.momentum import MomentumConfig, MomentumRetrievalTask
+from uniadapter_edu.resuming import load_trained
 from uniadapter_edu.sharing import SavedAdapters, list_adapters, pull_adapters, push_adapters
 from uniadapter_edu.tasks.answering import AnsweringMetrics, AnsweringTask, answer, evaluate_answering, rank_answers
 from uniadapter_edu.tasks.captioning import CaptioningMetrics, CaptioningTask, caption, evaluate_captioning
@@ -61,7 +62,7 @@ __all__ = [  # noqa: RUF022 (in the order in which the course meets them)
     "encode_video", "frame_weights", "folded_texts", "fused_attention", "Clips", "benchmarks",
     "questions", "AnsweringTask", "answer", "rank_answers", "evaluate_answering", "AnsweringMetrics",
     "CaptioningTask", "caption", "evaluate_captioning", "CaptioningMetrics", "facts",
-    "own_folder", "adapt", "list_adapters", "SavedAdapters", "push_adapters", "pull_adapters", "merge_adapters",
+    "own_folder", "adapt", "adapt_benchmark", "load_trained", "list_adapters", "SavedAdapters", "push_adapters", "pull_adapters", "merge_adapters",
     "data_path", "verify_checksums", "UniAdapterError",
 ]
 # fmt: on

@@ -311,6 +311,9 @@ class _Run:
                 f"{together.processes()} processes cannot share a batch of {self.batch_size} rows evenly",
                 "choose a batch_size that is a multiple of their number, and have as many rows.",
             )
+        if config.unreadable == "stop":  # what is known to be lost is said at once, not when it comes up
+            for error in getattr(rows, "lost", {}).values():
+                raise error
         if config.accumulate > 1 and not hasattr(task, "in_pieces"):
             raise UniAdapterError(
                 f"{type(task).__name__} cannot take a batch in {config.accumulate} pieces: it has no in_pieces",

@@ -471,6 +471,6 @@ def caption_columns(models: TwoModels, picture: int, found: Mapping[str, Sequenc
         for row, (text, cosine) in enumerate(captions):
             own = models.image_of_text[text].item() == picture
             ink = {"color": COLOURS["right"] if own else "black", "fontweight": "bold" if own else "normal"}
-            words = shorten(models.texts[text], 43 if own else 47, placeholder=" …")  # bold letters are wider
+            words = shorten(models.texts[text], 38 if own else 44, placeholder=" …")  # bold letters are wider
             figure.text(x, 0.74 - 0.145 * row, f"{cosine:.2f}  {words}", fontsize=8.5, va="center", **ink)
     return figure

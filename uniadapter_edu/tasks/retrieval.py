@@ -278,10 +278,7 @@ class RetrievalTask(Task):
 
     def contrast_and_draw(self, batch: dict[str, Tensor], images: Tensor, texts: Tensor) -> tuple[Tensor, "_Pairs"]:
         """From features (B, P) of a batch: its contrastive loss, and with which texts each image is to be matched."""
-        images, texts = (
-            together.gather(images),
-            together.gather(texts),
-        )  # (G, P): of all processes, if there are several
+        images, texts = together.gather(images), together.gather(texts)  # (G, P): those of all processes
         same, generator = batch["same"], None
         if together.processes() > 1:
             known = {name: together.gather(batch[name]) for name in ("row", "text")}
