@@ -208,6 +208,14 @@ def test_models_without_projections_have_a_word_head(make_blip, cls, updates):
     assert adapter_parameters(alone).keys() == expected - words
 
 
+def test_a_projection_that_is_called_by_itself_is_the_frozen_one(tiny_blip):
+    attention = tiny_blip.text_encoder.encoder.layer[0].crossattention.self
+    e = torch.randn(2, 5, attention.key.in_features)
+    frozen = attention.key(e), attention.value(e)
+    insert_adapters(tiny_blip, UniAdapterConfig(bottleneck=4, kv_bottleneck=2, init="published"))
+    assert torch.equal(attention.key(e), frozen[0]) and torch.equal(attention.value(e), frozen[1])
+
+
 def test_the_word_head_answers_with_its_copy(make_blip):
     model = insert_adapters(make_blip(BlipForConditionalGeneration), UniAdapterConfig(bottleneck=4))
     head, trained = model.text_decoder.cls.predictions, model.uniadapter.heads

@@ -543,15 +543,18 @@ class _CrossTap:
 
     def once(self, linear, args):
         """Undo the repetition: an image is projected once, whatever the number of its texts."""
-        return (args[0][:: self.crossing.texts], *args[1:]) if self.crossing.repeats else None
+        repeats = self.crossing is not None and self.crossing.repeats
+        return (args[0][:: self.crossing.texts], *args[1:]) if repeats else None
 
     def keys(self, linear, args, output):
+        if self.crossing is None:  # called by itself, outside of its attention: the frozen projection
+            return None
         keys = self.crossing.repeat(self._updated("key", output))
         m = self.crossing.multipliers
         return keys if m is None else scale_patch_keys(keys, m)
 
     def values(self, linear, args, output):
-        return self.crossing.repeat(self._updated("value", output))
+        return None if self.crossing is None else self.crossing.repeat(self._updated("value", output))
 
     def _updated(self, name: str, output: torch.Tensor) -> torch.Tensor:
         delta = self.crossing.deltas.get(name)
