@@ -243,7 +243,12 @@ WEIGHED_KEYS = """        keys = self.crossing.repeat(self._updated("key", outpu
 """
 PLAIN_VALUES = """        return self.crossing.repeat(self._updated("value", output))
 """
-KEY_VALUE = f"{WEIGHED_KEYS}\n    def values(self, linear, args, output):\n{PLAIN_VALUES}"
+VALUES = """
+    def values(self, linear, args, output):
+        if self.crossing is None:
+            return None
+"""
+KEY_VALUE = WEIGHED_KEYS + VALUES + PLAIN_VALUES
 KEY_HOOK = "            attention.key.register_forward_hook(self.keys),\n"
 QUERY_HOOK = """            attention.query.register_forward_hook(
                 lambda query, args, q: (
@@ -460,8 +465,8 @@ STARTS = [
     Mistake(
         "the heads themselves are trained, not copies",
         "adapter.py",
-        "self.add_module(name, _copy(linear))",
-        "self.add_module(name, linear.requires_grad_(True))",
+        "else _copy(original))",
+        "else original.requires_grad_(True))",
         ADAPTER,
     ),
     Mistake(

@@ -11,7 +11,6 @@ products on the same machine.
 
 import argparse
 import copy
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
-from uniadapter_edu._atomic import write_together
+from uniadapter_edu._atomic import write_json
 from uniadapter_edu._files import data_path
 from uniadapter_edu.accounting import trainable_parameters
 from uniadapter_edu.attention import frame_weights
@@ -421,8 +420,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{error}", file=sys.stderr)
         return 2
     if options.json:
-        content = (json.dumps(results, indent=1) + "\n").encode("utf-8")
-        write_together(options.json.parent, {options.json.name: content})
+        write_json(options.json, results)
         print(f"\nResults: {options.json}")
     return 0
 

@@ -554,7 +554,9 @@ class _CrossTap:
         return keys if m is None else scale_patch_keys(keys, m)
 
     def values(self, linear, args, output):
-        return None if self.crossing is None else self.crossing.repeat(self._updated("value", output))
+        if self.crossing is None:
+            return None
+        return self.crossing.repeat(self._updated("value", output))
 
     def _updated(self, name: str, output: torch.Tensor) -> torch.Tensor:
         delta = self.crossing.deltas.get(name)
