@@ -196,8 +196,9 @@ class MomentumRetrievalTask(RetrievalTask):
         outputs = super().loss(batch)
         return outputs | {"alpha": outputs["loss"].new_tensor(alpha)}
 
-    def contrast(self, batch: dict[str, Tensor], images: Tensor, texts: Tensor, same: Tensor) -> Tensor:
+    def contrast(self, batch: dict[str, Tensor], images: Tensor, texts: Tensor, same: Tensor | None = None) -> Tensor:
         """The contrastive loss of B images and texts (B, P) against the copy's of the batch and the queue: a scalar."""
+        same = batch["same"] if same is None else same
         if self.training:
             follow(self.slow, self.model, self.momentum.decay)
         slow_images, slow_texts = map(together.gather, self.slow_features(batch))  # (B, P) each

@@ -314,9 +314,10 @@ class RetrievalTask(Task):
         """Logits (B, K, 2) of the K texts that each image meets, as :func:`match` computes them."""
         return match(self.model, tokens, input_ids, attention_mask, w)
 
-    def contrast(self, batch: dict[str, Tensor], images: Tensor, texts: Tensor, same: Tensor) -> Tensor:
-        """The contrastive loss of images and texts (B, P) against each other, ``same`` (B, B): a scalar."""
-        return contrastive_loss(images, texts, self.temperature, same)
+    def contrast(self, batch: dict[str, Tensor], images: Tensor, texts: Tensor, same: Tensor | None = None) -> Tensor:
+        """The contrastive loss of images and texts (B, P) against each other: a scalar. ``same`` (B, B): which of them
+        fit each other; the batch's own, unless told."""
+        return contrastive_loss(images, texts, self.temperature, batch["same"] if same is None else same)
 
 
 @dataclass
