@@ -52,7 +52,7 @@ BROKEN = [
     # a picture's feature is taken from its first patch, not from [CLS]
     ("01_meet_blip", "tasks/retrieval.py", "model.vision_proj(tokens[:, 0])", "model.vision_proj(tokens[:, 1])"),
     # the second stage orders by how much the matching head says no
-    ("01_meet_blip", "tasks/retrieval.py", "attention_mask[None], w)[0, :, 1]", "attention_mask[None], w)[0, :, 0]"),
+    ("01_meet_blip", "tasks/retrieval.py", "*texts.tokens(text), w)[..., 1]", "*texts.tokens(text), w)[..., 0]"),
     # freezing forgets the biases
     (
         "02_freeze_the_backbone",
@@ -90,7 +90,7 @@ BROKEN = [
     # the decoder looks at the padding of questions, as transformers' does
     (SPEAKING, "tasks/language.py", '"encoder_attention_mask": states_mask}', '"encoder_attention_mask": None}'),
     # the mean over a caption's tokens counts [DEC], which is never said
-    (SPEAKING, "tasks/captioning.py", "losses.sum() / mask[:, 1:].sum()", "losses.sum() / mask.sum()"),
+    (SPEAKING, "tasks/captioning.py", '["attention_mask"][:, 1:].sum()', '["attention_mask"].sum()'),
     # ranked answers keep the order of their first words, and only their scores are sorted
     (SPEAKING, "tasks/answering.py", "return chosen.gather(1, order), scores", "return chosen, scores"),
     # whichever adapter is asked for, the first one stays at work
