@@ -349,9 +349,11 @@ def _ablation_figure(rows: Sequence[Row]) -> Figure | None:
     return _chart(rows, lambda run: run.line, next(iter(ABLATIONS)))
 
 
-def _chart(rows: Sequence[Row], called: Callable[[Run], str], reference: str | None = None) -> Figure | None:
+def _chart(
+    rows: Sequence[Row], called: Callable[[Run], str], reference: str | None = None, found: str = "picture"
+) -> Figure | None:
     points = [_point(row, rows) | {"choice": called(row.run)} for row in rows]
-    return viz.ablation_chart(points, reference) if points else None
+    return viz.ablation_chart(points, reference, found=found) if points else None
 
 
 def _steps_figure(rows: Sequence[Row]) -> Figure | None:
@@ -368,7 +370,7 @@ FIGURES: dict[str, Callable[[Sequence[Row]], Figure | None]] = {
     "main": lambda rows: _chart(rows, lambda run: f"{run.settings.style}: {run.line}"),
     "ablation": _ablation_figure,
     "momentum": lambda rows: _chart(rows, lambda run: f"batch {run.settings.batch_size}, {run.line}"),
-    "video": lambda rows: _chart(rows, lambda run: f"{run.world}: {run.line}"),
+    "video": lambda rows: _chart(rows, lambda run: f"{run.world}: {run.line}", found="clip"),
     "steps": _steps_figure,
 }
 

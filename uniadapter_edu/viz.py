@@ -332,13 +332,18 @@ def recovery_curve(rows: Sequence[Mapping], probe: float | None = None, title: s
 
 
 def ablation_chart(
-    rows: Sequence[Mapping], reference: str | None = None, title: str | None = None, score: str = "r1"
+    rows: Sequence[Mapping],
+    reference: str | None = None,
+    title: str | None = None,
+    score: str = "r1",
+    found: str = "picture",
 ) -> Figure:
     """What each choice reaches, from the top in the order of `rows`: large points are means, bars ± one standard
     deviation, small points the runs. On the right, how much of the backbone's size trains.
 
     rows       one a run: "choice" (runs of one choice differ in the seed), "percent" and `score`, a fraction of 1
     reference  the choice that the others are compared with: a line through its mean, and a band of its deviation
+    found      what is searched
     """
     choices = _grouped(rows, "choice")
     figure = Figure(figsize=(6.4, 0.9 + 0.27 * len(choices)), layout="constrained", dpi=110)
@@ -357,7 +362,7 @@ def ablation_chart(
     axes.text(1.02, -0.85, "trained", transform=axes.get_yaxis_transform(), fontsize=8.5, color="#555555")
     axes.set_yticks(range(len(choices)), choices, fontsize=9)
     axes.set_ylim(len(choices) - 0.4, -0.6)
-    axes.set(xlabel="right picture first, % of queries")
+    axes.set(xlabel=f"right {found} first, % of queries")
     axes.set_title(title, loc="left", fontsize=10)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -279,7 +279,7 @@ def check_candidates(candidates: Sequence[str], truths: Sequence[str]) -> None:
         raise UniAdapterError(f"candidates is {candidates!r}, expected a list of str", "put the answers into a list.")
     if missing := sorted(set(truths) - {plain(text) for text in candidates}):
         raise UniAdapterError(
-            f"{len(missing)} right answers are not among the {len(candidates)} candidates, one is {missing[0]!r}",
+            f"the {len(candidates)} candidates lack {len(missing)} of the right answers, such as {missing[0]!r}",
             "add them to the list, or leave out the questions whose answer it lacks.",
         )
 
