@@ -215,9 +215,8 @@ def bottleneck_for(model: nn.Module, parameters: int, config: UniAdapterConfig |
 
     # count(r) = fixed + r · per_unit, whatever is shared
     per_unit = count(2) - count(1)
-    fixed = (
-        count(1) - per_unit + (sum(p.numel() for p in Heads(towers.heads).parameters()) if config.train_heads else 0)
-    )
+    heads = sum(p.numel() for p in Heads(towers.heads, config.train_heads).parameters() if p.requires_grad)
+    fixed = count(1) - per_unit + heads
     return max(1, round((parameters - fixed) / per_unit))
 
 

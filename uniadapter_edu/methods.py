@@ -8,7 +8,7 @@ import warnings
 from torch import nn
 
 from uniadapter_edu.errors import UniAdapterError
-from uniadapter_edu.insertion import HEADS
+from uniadapter_edu.insertion import HEADS, _towers
 
 LORA_TARGETS = ("qkv", "query", "value")  # of all attentions: BLIP's vision has one matrix for query, key and value
 
@@ -69,10 +69,9 @@ def _heads(model: nn.Module) -> list[str]:
 
 
 def _head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    if not hasattr(model, "text_decoder"):
-        return [p for head in _heads(model) for p in getattr(model, head).parameters()]
-    words = model.text_decoder.cls.predictions
-    return [p for p in words.parameters() if p is not words.decoder.weight]
+    """What of the heads that `Heads` copies for adapters trains, in the model itself."""
+    heads = _towers(model).heads
+    return [p for name, head in heads.items() for p in ([head.bias] if name == "word_bias" else head.parameters())]
 
 
 def _lora_targets(model: nn.Module) -> dict[str, nn.Linear]:
